@@ -32,7 +32,7 @@ pub use admission::permits::{BudgetUse, Permit};
 pub use handle::Tiered;
 pub use handle::atomic::WriteReply;
 pub use handle::multipart::PartIntent;
-pub use handle::scrub::Repair;
+pub use handle::scrub::RepairLevel;
 pub use handle::stats::ActorStats;
 pub use handle::writes::Intent;
 pub use limits::{

@@ -22,7 +22,7 @@ mod stats;
 mod uploads;
 mod verify;
 
-use cenotaph::{ObjectId, Written};
+use cenotaph::{ObjectId, PutResult};
 use serde_json::json;
 
 use crate::args::Command;
@@ -76,7 +76,7 @@ fn print_changed(
     report: &Report,
     from: &ObjectId,
     to: &ObjectId,
-    written: Option<Written>,
+    written: Option<PutResult>,
 ) -> Result<(), Failure> {
     let Some(written) = written else {
         return Err(Failure::NotFound(format!("no such object: key={from}")));

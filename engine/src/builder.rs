@@ -10,7 +10,7 @@ use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::ownership::{Claim, Place};
-use cenotaph_storage::rows::begin_epoch;
+use cenotaph_storage::records::begin_epoch;
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Reads, Result};
 use opendal::Operator;
 

@@ -12,8 +12,8 @@ use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, ReadStats, ReadUs
 
 use crate::builder::Builder;
 use crate::config::Config;
-use crate::get::Object;
-use crate::turns::Turns;
+use crate::ops::get::Object;
+use crate::ops::update_queue::UpdateQueues;
 
 /// A tiered object store, embedded in a service.
 ///
@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     reads: Reads,
     pub(crate) tiered: Tiered,
     namespaces: Namespaces,
-    turns: Turns,
+    turns: UpdateQueues,
     epoch: Epoch,
 }
 
@@ -97,7 +97,7 @@ impl Engine {
             namespaces,
             epoch,
         } = parts;
-        let turns = Turns::default();
+        let turns = UpdateQueues::default();
         Self(Arc::new(Inner {
             config,
             env,
@@ -247,7 +247,7 @@ impl Engine {
         &self.0.namespaces
     }
 
-    pub(crate) fn turns(&self) -> &Turns {
+    pub(crate) fn turns(&self) -> &UpdateQueues {
         &self.0.turns
     }
 

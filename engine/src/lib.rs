@@ -59,48 +59,37 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod amend;
-mod batch;
 mod body;
 mod builder;
 #[cfg(feature = "chaos")]
 mod chaos;
 mod config;
-mod copy;
-mod delete;
 pub mod doctor;
 mod engine;
-mod get;
-mod list;
 mod multipart;
 mod namespaces;
 mod observe;
 mod opened;
-mod put;
+mod ops;
 mod read_only;
 mod salvage;
-mod scrub;
-mod setters;
-mod turns;
-mod update;
-mod usage;
 
-pub use amend::{Amend, ExtendExpiry};
-pub use batch::{Operation, Reply, Write};
 pub use body::Body;
 pub use builder::Builder;
 pub use config::{Config, INLINE_BYTES_MAX, MissingBlob};
-pub use copy::{Copy, Rename};
-pub use delete::{Delete, DeletePrefix, PrefixDeleted};
 pub use engine::{Engine, IntoObjectId, Stats};
-pub use get::{Get, Object};
-pub use list::List;
 pub use multipart::{Complete, CopyPart, Initiate, ListParts, ListUploads, Upload, UploadPart};
-pub use put::Put;
+pub use ops::amend::{Amend, ExtendExpiry};
+pub use ops::batch::{BatchWrite, Operation, Reply};
+pub use ops::copy::{CopyRequest, RenameRequest};
+pub use ops::delete::{Delete, DeletePrefix, PrefixDeleted};
+pub use ops::get::{Get, Object};
+pub use ops::list::List;
+pub use ops::put::Put;
+pub use ops::scrub::Scrub;
+pub use ops::update::{NewContent, Update, Updated};
+pub use ops::usage::Usage;
 pub use salvage::{Salvage, salvage};
-pub use scrub::Scrub;
-pub use update::{Candidate, Update, Updated};
-pub use usage::Usage;
 
 pub use cenotaph_actors::{
     ActorKind, ActorStats, BudgetUse, ExpiryLimits, Limits, MultipartLimits, NamespaceLimits,
@@ -109,21 +98,21 @@ pub use cenotaph_actors::{
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;
 pub use cenotaph_storage::blobs::{BlobOptions, object_of_blob};
-pub use cenotaph_storage::decide::{Deleted, Outcome, Precondition, Written};
+pub use cenotaph_storage::decide::{Deleted, Outcome, Precondition, PutResult};
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats, SpaceStats, Table, UnreadableRange};
-pub use cenotaph_storage::rows::{
+pub use cenotaph_storage::records::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };
 pub use cenotaph_storage::salvage::{LostBlob, LostName, LostTable, SalvageReport, Unread};
 pub use cenotaph_storage::scrub::{
-    Damage, Fate, Finding, Looked, RawKey, ScrubDepth, ScrubProgress, ScrubReport,
+    Damage, Finding, RawKey, RepairOutcome, ScrubCounts, ScrubDepth, ScrubProgress, ScrubReport,
 };
 pub use cenotaph_storage::{
-    ByteRange, Checksum, Current, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, Head,
-    KEY_BYTES_MAX, ListPage, Modes, Namespace, ObjectId, OnDamage, PARTS_MAX, PartEtag, PartInfo,
-    PartNumber, PartPage, ReadLimits, ReadStats, ReadUse, Reason, Result, RevisionId, Timestamp,
-    UploadId, UploadInfo, UploadMarker, UploadPage, Version,
+    ByteRange, Checksum, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, KEY_BYTES_MAX,
+    ListPage, Modes, Namespace, ObjectId, ObjectMeta, ObjectVersion, OnDamage, PARTS_MAX, PartEtag,
+    PartInfo, PartNumber, PartPage, ReadLimits, ReadStats, ReadUse, Reason, Result, RevisionId,
+    Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
 };
 
 pub use bytes;

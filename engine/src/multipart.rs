@@ -14,14 +14,14 @@ use std::future::IntoFuture;
 
 use cenotaph_actors::Intent;
 use cenotaph_storage::decide::Precondition;
-use cenotaph_storage::rows::Attributes;
+use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{ObjectId, Result, UploadId};
 use futures::future::BoxFuture;
 
 use crate::body::Body;
 use crate::engine::{Engine, IntoObjectId};
 use crate::observe::{observe, observed, operation_span};
-use crate::setters::{attributes_setters, precondition_setters};
+use crate::ops::setters::{attributes_setters, precondition_setters};
 
 pub use complete::Complete;
 pub use list::{ListParts, ListUploads};

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use cenotaph_actors::{NamespaceLimits, NamespacePermit};
-use cenotaph_storage::{Error, ErrorKind, Head, Namespace, OpenObject, Result};
+use cenotaph_storage::{Error, ErrorKind, Namespace, ObjectMeta, OpenObject, Result};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
@@ -130,7 +130,7 @@ impl Paced {
         })
     }
 
-    pub(crate) fn head(&self) -> &Head {
+    pub(crate) fn head(&self) -> &ObjectMeta {
         self.open.head()
     }
 

@@ -5,7 +5,7 @@
 //! treat a missing blob alike.
 
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::{ByteRange, Current, ObjectId, OpenObject, Reason, Result};
+use cenotaph_storage::{ByteRange, ObjectId, ObjectVersion, OpenObject, Reason, Result};
 
 use crate::config::MissingBlob;
 use crate::engine::Engine;
@@ -18,7 +18,7 @@ pub(crate) enum Opened {
     /// The object has no live row.
     Absent,
     /// The object has a row, but its blob is missing. It reads as absent.
-    Dangling(Current),
+    Dangling(ObjectVersion),
 }
 
 impl Opened {

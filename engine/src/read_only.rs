@@ -13,7 +13,7 @@ use cenotaph_actors::Tiered;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::index::{Index, ReadOnlyIndex};
 use cenotaph_storage::ownership::{Claim, Place};
-use cenotaph_storage::rows::last_epoch;
+use cenotaph_storage::records::last_epoch;
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
 
 use crate::builder::{open_when_free, reads_and_namespaces};

@@ -72,7 +72,7 @@ async fn run_other_operations(engine: &Engine) {
     engine.head("absent").await.unwrap();
     engine.list("").await.unwrap();
     engine
-        .atomic([cenotaph::Write::delete("copy")])
+        .atomic([cenotaph::BatchWrite::delete("copy")])
         .await
         .unwrap();
     let upload = engine.multipart("film").await.unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rng::Odds;
+use crate::world::rng::Odds;
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+ $field:ident $variant:ident $name:literal)+) => {

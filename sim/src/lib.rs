@@ -14,7 +14,7 @@
 //!
 //! ```
 //! use cenotaph::{Engine, Result};
-//! use cenotaph_sim::{Faults, Life, Odds, Sim};
+//! use cenotaph_sim::{Faults, Incarnation, Odds, Sim};
 //!
 //! /// A guest book. Each entry is a row of its own, so signing never reads other entries.
 //! #[derive(Clone)]
@@ -54,49 +54,37 @@
 //!     let guests = sim.run(async |world| {
 //!         GuestBook(world.open().await.unwrap()).guests().await.unwrap()
 //!     });
-//!     assert_eq!(guests, Life::Ended(10), "seed {seed}:\n{}", sim.timeline());
+//!     assert_eq!(guests, Incarnation::Ended(10), "seed {seed}:\n{}", sim.timeline());
 //!     sim.settle().unwrap_or_else(|found| panic!("seed {seed}: {found:?}"));
 //! }
 //! ```
 
-mod blobs;
 mod check;
-mod client;
-mod coverage;
-mod disk;
 mod faults;
-mod gate;
-mod index;
-mod machine;
 #[cfg(feature = "planted")]
 mod mutants;
-mod network;
-mod payload;
-mod plan;
-mod real;
-mod rng;
+mod report;
 mod run;
 mod sim;
 mod sweep;
-mod timeline;
-mod trace;
-mod wanted;
+mod tiers;
+mod workload;
 mod world;
 
 pub use check::{Operation, Search, Violation, linearize};
-pub use coverage::Coverage;
 pub use faults::{Fault, Faults, Schedule};
-pub use machine::Act;
-pub use plan::{
+pub use report::coverage::Coverage;
+pub use report::expected_coverage::wanted;
+pub use report::trace::{Event, Kind, Lane, Tick, Trace};
+pub use run::{Options, Report, run};
+pub use sim::{Controls, Incarnation, Sim};
+pub use sweep::{Sweep, Swept, shrink, sweep};
+pub use workload::plan::{
     Choice, Cut, Declared, Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span,
     Step, UploadRules, When, Which,
 };
-pub use rng::{Odds, Rng};
-pub use run::{Options, Report, run};
-pub use sim::{Controls, Life, Sim};
-pub use sweep::{Sweep, Swept, shrink, sweep};
-pub use trace::{Event, Kind, Lane, Tick, Trace};
-pub use wanted::wanted;
+pub use world::durable_state::Act;
+pub use world::rng::{Odds, Rng};
 
 #[cfg(feature = "planted")]
 pub use cenotaph_storage::planted::Bug;

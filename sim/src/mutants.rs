@@ -12,13 +12,13 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{
-    Effect, Event, Mutation, Plan, Precondition, SessionMutation, Standing, Swap, SwapReply,
-    Written, revision_key,
+    Effect, Event, Mutation, Plan, Precondition, PutResult, RowState, Swap, SwapReply,
+    UploadMutation, revision_key,
 };
 use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::planted::{Bug, DecidedStep, DecidedSwap};
-use cenotaph_storage::rows::{
-    Landing, Orphan, Row, expiry_key, expiry_value, part_key, session_expiry_key,
+use cenotaph_storage::records::{
+    LateWrite, Orphan, Row, expiry_key, expiry_value, part_key, upload_expiry_key,
 };
 use cenotaph_storage::{Error, ErrorKind, OperationId};
 
@@ -40,12 +40,12 @@ impl Mutants {
     ) {
         let DecidedSwap { swap, view, now } = decided;
         let is_commit = !plan.rows.is_empty();
-        let old = view.standing.row();
+        let old = view.row_state.row();
         match bug {
             Bug::OldRevisionNotQueued if is_commit => forget_orphans(&mut plan.batch),
             Bug::ExpiredTombstoneNotQueued
                 if is_commit
-                    && view.standing.live(now).is_none()
+                    && view.row_state.live(now).is_none()
                     && !matches!(swap.mutation, Mutation::Expire) =>
             {
                 forget_orphans(&mut plan.batch);
@@ -75,8 +75,8 @@ impl Mutants {
                     self.resurrect(seen, decided, plan);
                 }
                 let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-                for (_, standing) in &plan.rows {
-                    if let Standing::Present(row) = standing {
+                for (_, row_state) in &plan.rows {
+                    if let RowState::Present(row) = row_state {
                         rows.insert(row.operation, row.clone());
                     }
                 }
@@ -103,7 +103,7 @@ impl Mutants {
         };
         row.metadata.expires_at = Some(deadline);
         let id = &swap.id;
-        let replaced = view.standing.row().and_then(|row| row.metadata.expires_at);
+        let replaced = view.row_state.row().and_then(|row| row.metadata.expires_at);
         if let Some(replaced) = replaced {
             plan.batch.remove(Table::Expiry, expiry_key(replaced, id));
         }
@@ -111,7 +111,7 @@ impl Mutants {
             .put(Table::Rows, id.encoded().clone(), row.encode());
         plan.batch
             .put(Table::Expiry, expiry_key(deadline, id), expiry_value());
-        plan.rows.push((id.clone(), Standing::Present(row)));
+        plan.rows.push((id.clone(), RowState::Present(row)));
         plan.effect = Effect::Commits;
     }
 }
@@ -119,7 +119,7 @@ impl Mutants {
 pub(crate) fn tamper_step(
     bug: Bug,
     DecidedStep { step, view }: DecidedStep<'_>,
-    plan: &mut Plan<Option<Written>>,
+    plan: &mut Plan<Option<PutResult>>,
 ) {
     let is_part = |revision: &[u8]| {
         let mut parts = view.parts.values();
@@ -129,7 +129,7 @@ pub(crate) fn tamper_step(
     match (bug, &step.mutation) {
         (
             Bug::PartAfterEnd,
-            SessionMutation::Part {
+            UploadMutation::Part {
                 number,
                 part,
                 blocks,
@@ -137,7 +137,7 @@ pub(crate) fn tamper_step(
         ) if plan.reply.is_err() && view.change_is_live => {
             forget_orphans(&mut plan.batch);
             plan.batch.put(
-                Table::Sessions,
+                Table::Uploads,
                 part_key(&step.upload, *number),
                 part.encode(),
             );
@@ -146,23 +146,23 @@ pub(crate) fn tamper_step(
             plan.reply = Ok(None);
             plan.effect = Effect::Commits;
         }
-        (Bug::EndQueuesEveryPart, SessionMutation::Complete { .. }) if is_commit => {
+        (Bug::EndQueuesEveryPart, UploadMutation::Complete { .. }) if is_commit => {
             for part in view.parts.values() {
                 let key = revision_key(&step.id, part.extent.revision);
-                let orphan = Orphan::new(key.object, part.uploaded, Landing::Landed);
+                let orphan = Orphan::new(key.object, part.uploaded, LateWrite::Landed);
                 let revision = part.extent.revision.as_bytes().to_vec();
                 plan.batch.put(Table::Orphans, revision, orphan.encode());
             }
         }
-        (Bug::CompleteTwice, SessionMutation::Complete { .. }) if is_commit => {
+        (Bug::CompleteTwice, UploadMutation::Complete { .. }) if is_commit => {
             let entry = view
                 .session
                 .as_ref()
-                .map(|session| session_expiry_key(session.expires_at, &step.id, &step.upload));
+                .map(|session| upload_expiry_key(session.expires_at, &step.id, &step.upload));
             let row_expiry = plan.rows[0].1.row().and_then(|row| row.metadata.expires_at);
             let kept = row_expiry.map(|deadline| expiry_key(deadline, &step.id));
             retain(&mut plan.batch, |table, key, value| match table {
-                Table::Sessions => false,
+                Table::Uploads => false,
                 Table::Expiry if value.is_some() => Some(key) == kept.as_ref(),
                 Table::Expiry => Some(key) != entry.as_ref(),
                 Table::Orphans => !is_part(key),
@@ -179,7 +179,7 @@ fn forget_orphans(batch: &mut Batch) {
 }
 
 fn retain(batch: &mut Batch, keep: impl Fn(Table, &Bytes, Option<&Bytes>) -> bool) {
-    for (table, key, value) in std::mem::take(batch).into_changes() {
+    for (table, key, value) in std::mem::take(batch).into_ops() {
         match value {
             value if !keep(table, &key, value.as_ref()) => {}
             Some(value) => batch.put(table, key, value),

@@ -21,10 +21,10 @@ use self::config::config;
 use self::liveness::{end_uploads, read_everything};
 use self::work::{Work, live};
 use crate::check::{Violation, check_history};
-use crate::coverage::Coverage;
-use crate::plan::Plan;
-use crate::rng::Odds;
-use crate::sim::{Life, Sim};
+use crate::report::coverage::Coverage;
+use crate::sim::{Incarnation, Sim};
+use crate::workload::plan::Plan;
+use crate::world::rng::Odds;
 
 /// Options of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,16 +77,16 @@ pub fn run(plan: &Plan, options: &Options) -> Report {
     loop {
         // The plan bounds the crashes, or a run with a high rate would never end.
         if crashes >= plan.crashes_max {
-            sim.machine().state().faults.crash = Odds::NEVER;
+            sim.durable_state().state().faults.crash = Odds::NEVER;
         }
         let work = Arc::clone(&work);
         let opened = work.opened();
         match sim.run(async |world| live(world, Arc::clone(&work)).await) {
-            Life::Ended(()) => break,
-            Life::Crashed if sim.machine().state().is_exhausted() => break,
-            Life::Crashed => {
+            Incarnation::Ended(()) => break,
+            Incarnation::Crashed if sim.durable_state().state().is_exhausted() => break,
+            Incarnation::Crashed => {
                 crashes += 1;
-                let mut state = sim.machine().state();
+                let mut state = sim.durable_state().state();
                 if work.opened() == opened {
                     state.coverage.count("run: crashed while it opened");
                 }
@@ -110,9 +110,9 @@ fn world(plan: &Plan, options: &Options) -> Sim {
     #[cfg(not(feature = "planted"))]
     let sim = Sim::new(plan.seed);
     {
-        let mut state = sim.machine().state();
-        state.monitor.inline_bytes_max = Some(plan.setting.inline_bytes_max);
-        state.monitor.rules = Some(plan.setting.multipart);
+        let mut state = sim.durable_state().state();
+        state.model.inline_bytes_max = Some(plan.setting.inline_bytes_max);
+        state.model.rules = Some(plan.setting.multipart);
         state.writes_max = Some(plan.setting.writes_at_once);
         state.strict_deletes = plan.setting.strict_deletes;
     }
@@ -134,12 +134,12 @@ fn world(plan: &Plan, options: &Options) -> Sim {
 
 /// Checks the history of a finished run and collects its results.
 fn report(sim: Sim, work: &Work) -> Report {
-    let machine = Arc::clone(sim.machine());
-    let mut state = machine.state();
-    check_history(&mut state.monitor);
+    let durable_state = Arc::clone(sim.durable_state());
+    let mut state = durable_state.state();
+    check_history(&mut state.model);
     state.report_violations();
     let report = Report {
-        violations: state.monitor.violations().to_vec(),
+        violations: state.model.violations().to_vec(),
         coverage: state.coverage.clone(),
         steps: state.step,
         steps_of_clients: work.steps.load(Ordering::SeqCst),
@@ -148,7 +148,7 @@ fn report(sim: Sim, work: &Work) -> Report {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone(),
-        operations: state.monitor.calls_made(),
+        operations: state.model.calls_made(),
         lives: u64::from(state.trace.life()),
         elapsed: state.elapsed(),
         sim,

@@ -14,14 +14,14 @@ use cenotaph::Config;
 
 pub use self::controls::Controls;
 use crate::check::{Violation, check_settled};
-use crate::coverage::Coverage;
 use crate::faults::{Faults, Schedule};
-use crate::gate::Gate;
-use crate::machine::{Act, Machine};
-use crate::network;
-use crate::real::RealDirectory;
-use crate::timeline;
-use crate::trace::Event;
+use crate::report::coverage::Coverage;
+use crate::report::timeline;
+use crate::report::trace::Event;
+use crate::tiers::network;
+use crate::tiers::real::RealDirectory;
+use crate::world::durable_state::{Act, DurableState};
+use crate::world::scheduler::Scheduler;
 
 /// Largest number of steps of a world. A world that exceeds it does not make progress.
 const STEPS_MAX: u64 = 1_000_000;
@@ -37,7 +37,7 @@ const STEPS_MAX: u64 = 1_000_000;
 /// Invariants of the store are checked throughout: see [`violations`](Self::violations).
 ///
 /// ```
-/// use cenotaph_sim::{Life, Sim};
+/// use cenotaph_sim::{Incarnation, Sim};
 ///
 /// let mut sim = Sim::new(42);
 /// let life = sim.run(async |world| {
@@ -45,7 +45,7 @@ const STEPS_MAX: u64 = 1_000_000;
 ///     engine.put("a", "acknowledged").await.unwrap();
 ///     world.crash().await;
 /// });
-/// assert!(matches!(life, Life::Crashed));
+/// assert!(matches!(life, Incarnation::Crashed));
 /// let life = sim.run(async |world| {
 ///     let engine = world.open().await.unwrap();
 ///     engine.get("a").await.unwrap().expect("it was acknowledged").bytes().await.unwrap()
@@ -54,21 +54,21 @@ const STEPS_MAX: u64 = 1_000_000;
 /// sim.settle().unwrap();
 /// ```
 pub struct Sim {
-    machine: Arc<Machine>,
+    durable_state: Arc<DurableState>,
     config: Config,
     real: Option<RealDirectory>,
 }
 
 /// End of an incarnation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Life<T> {
+pub enum Incarnation<T> {
     /// The task of the incarnation returned this value.
     Ended(T),
     /// The world crashed or has used all its steps: see [`Sim::is_exhausted`].
     Crashed,
 }
 
-impl<T> Life<T> {
+impl<T> Incarnation<T> {
     /// Returns the value of the task, or `None` after a crash.
     pub fn ended(self) -> Option<T> {
         match self {
@@ -81,20 +81,20 @@ impl<T> Life<T> {
 impl Sim {
     /// Creates the world of this seed, with random interleavings and no faults.
     pub fn new(seed: u64) -> Self {
-        Self::of(Machine::new(seed, None))
+        Self::of(DurableState::new(seed, None))
     }
 
     /// Creates the world of this seed with a planted bug that the checkers must find.
     #[cfg(feature = "planted")]
     pub fn with_bug(seed: u64, bug: Option<cenotaph_storage::planted::Bug>) -> Self {
-        Self::of(Machine::new(seed, bug))
+        Self::of(DurableState::new(seed, bug))
     }
 
-    fn of(machine: Machine) -> Self {
+    fn of(durable_state: DurableState) -> Self {
         // Bounds every world, so that a livelock ends as a violation.
-        machine.state().steps_max = STEPS_MAX;
+        durable_state.state().steps_max = STEPS_MAX;
         Self {
-            machine: Arc::new(machine),
+            durable_state: Arc::new(durable_state),
             config: Config::default(),
             real: None,
         }
@@ -110,21 +110,21 @@ impl Sim {
     /// Sets the faults that strike by chance from the beginning.
     #[must_use]
     pub fn faults(self, faults: Faults) -> Self {
-        self.machine.state().faults = faults;
+        self.durable_state.state().faults = faults;
         self
     }
 
     /// Sets the interleaving of tasks.
     #[must_use]
     pub fn schedule(self, schedule: Schedule) -> Self {
-        self.machine.state().schedule = schedule;
+        self.durable_state.state().schedule = schedule;
         self
     }
 
     /// Plans an act for this step. Steps are counted from 1 over all incarnations.
     #[must_use]
     pub fn at_step(self, step: u64, act: Act) -> Self {
-        self.machine
+        self.durable_state
             .state()
             .script
             .entry(step)
@@ -147,16 +147,16 @@ impl Sim {
     ///
     /// # Panics
     /// If `life` panics.
-    pub fn run<T>(&mut self, life: impl AsyncFnOnce(Controls) -> T) -> Life<T> {
+    pub fn run<T>(&mut self, life: impl AsyncFnOnce(Controls) -> T) -> Incarnation<T> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .start_paused(true)
             .build();
         let runtime =
             runtime.expect("a runtime on the current thread needs nothing from the system");
-        let gate = Gate::new(Arc::clone(&self.machine));
+        let scheduler = Scheduler::new(Arc::clone(&self.durable_state));
         let controls = Controls {
-            gate: Arc::clone(&gate),
+            scheduler: Arc::clone(&scheduler),
             config: self.config.clone(),
             real: self
                 .real
@@ -164,22 +164,23 @@ impl Sim {
                 .map(|directory| Arc::from(directory.path())),
         };
         let ended = runtime.block_on(async {
-            self.machine.begin_life();
-            network::resume_flights(&gate);
+            self.durable_state.begin_life();
+            network::resume_flights(&scheduler);
             let ended = tokio::select! {
                 // The order of the branches is fixed: a crash in the last step counts as a crash.
                 biased;
-                () = gate.crashed() => Life::Crashed,
-                value = life(controls) => Life::Ended(value),
+                () = scheduler.crashed() => Incarnation::Crashed,
+                value = life(controls) => Incarnation::Ended(value),
             };
             // After the fence no task has an effect, so the order in which the runtime drops its
             // tasks below can't matter.
-            gate.fence();
-            self.machine.end_life(if matches!(ended, Life::Crashed) {
-                "crashed"
-            } else {
-                "ended"
-            });
+            scheduler.fence();
+            self.durable_state
+                .end_life(if matches!(ended, Incarnation::Crashed) {
+                    "crashed"
+                } else {
+                    "ended"
+                });
             ended
         });
         if let Some(directory) = &mut self.real {
@@ -192,7 +193,7 @@ impl Sim {
             directory.forget_old().expect("a directory can be removed");
         }
         // A crashed process holds no lock.
-        self.machine.disk.unlock();
+        self.durable_state.disk.unlock();
         ended
     }
 
@@ -203,30 +204,30 @@ impl Sim {
     /// Returns every violation found since the world began.
     pub fn settle(&mut self) -> Result<(), Vec<Violation>> {
         self.quieten();
-        let machine = Arc::clone(&self.machine);
+        let durable_state = Arc::clone(&self.durable_state);
         let settled = self.run(async |world: Controls| {
             let engine = world.open_patiently().await?;
             world.settle(&engine).await?;
             engine.close().await
         });
-        let mut state = machine.state();
+        let mut state = durable_state.state();
         match settled {
-            Life::Ended(Ok(())) => {}
-            Life::Ended(Err(error)) => state
-                .monitor
+            Incarnation::Ended(Ok(())) => {}
+            Incarnation::Ended(Err(error)) => state
+                .model
                 .violated("liveness", format!("no quiescence: error={error:?}")),
-            Life::Crashed => {
-                state.monitor.violated(
+            Incarnation::Crashed => {
+                state.model.violated(
                     "liveness",
                     "no quiescence: the world has used all its steps",
                 );
             }
         }
         // Only the simulated disk shows its tables. Real fjall does not.
-        let tables = self.real.is_none().then(|| machine.disk.tables());
-        check_settled(&mut state.monitor, tables.as_ref(), &machine.blobs);
+        let tables = self.real.is_none().then(|| durable_state.disk.tables());
+        check_settled(&mut state.model, tables.as_ref(), &durable_state.blobs);
         state.report_violations();
-        match state.monitor.violations() {
+        match state.model.violations() {
             [] => Ok(()),
             violations => Err(violations.to_vec()),
         }
@@ -234,47 +235,47 @@ impl Sim {
 
     /// Stops all faults, those by chance and those planned for a step.
     pub fn quieten(&self) {
-        self.machine.state().quieten();
+        self.durable_state.state().quieten();
     }
 
     /// Returns the violations that the checkers have found so far.
     pub fn violations(&self) -> Vec<Violation> {
-        self.machine.state().monitor.violations().to_vec()
+        self.durable_state.state().model.violations().to_vec()
     }
 
     /// Returns the number of occurrences of each event so far.
     pub fn coverage(&self) -> Coverage {
-        self.machine.state().coverage.clone()
+        self.durable_state.state().coverage.clone()
     }
 
     /// Returns true if the world has used its million steps. Every further incarnation crashes at
     /// once.
     pub fn is_exhausted(&self) -> bool {
-        self.machine.state().is_exhausted()
+        self.durable_state.state().is_exhausted()
     }
 
     /// Returns the number of steps so far. A crash can strike at each of them.
     pub fn steps(&self) -> u64 {
-        self.machine.state().step
+        self.durable_state.state().step
     }
 
     /// Returns the events so far as readable text: time, lane and event.
     pub fn timeline(&self) -> String {
-        timeline::text(&self.machine.state().trace)
+        timeline::text(&self.durable_state.state().trace)
     }
 
     /// Returns the events so far as an HTML page with a lane for each actor.
     pub fn timeline_html(&self, title: &str) -> String {
-        timeline::html(title, &self.machine.state().trace)
+        timeline::html(title, &self.durable_state.state().trace)
     }
 
     /// Returns the events so far.
     pub fn events(&self) -> Vec<Event> {
-        self.machine.state().trace.events().to_vec()
+        self.durable_state.state().trace.events().to_vec()
     }
 
-    pub(crate) fn machine(&self) -> &Arc<Machine> {
-        &self.machine
+    pub(crate) fn durable_state(&self) -> &Arc<DurableState> {
+        &self.durable_state
     }
 }
 

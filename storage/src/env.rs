@@ -16,10 +16,10 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::decide::{Plan, SessionSwap, SessionView, Swap, SwapReply, SwapView, Written};
-use crate::error::{Error, ErrorKind, Result};
-use crate::multipart::UploadId;
-use crate::word::{OperationId, RevisionId, StoreId, Timestamp};
+use crate::decide::{Plan, PutResult, Swap, SwapReply, SwapView, UploadStep, UploadView};
+use crate::types::UploadId;
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{OperationId, RevisionId, StoreId, Timestamp};
 
 mod real;
 
@@ -66,8 +66,8 @@ pub trait World: Send + Sync + 'static {
 
     /// Called at each sync point that an actor passes. The real world does nothing. A test holds
     /// the actor there, to kill it at exactly this await boundary.
-    fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
-        let _ = seam;
+    fn pass(&self, sync_point: SyncPoint) -> Option<BoxFuture<'static, ()>> {
+        let _ = sync_point;
         None
     }
 
@@ -95,7 +95,7 @@ pub trait World: Send + Sync + 'static {
     fn tamper_step(
         &self,
         decided: crate::planted::DecidedStep<'_>,
-        plan: &mut Plan<Option<Written>>,
+        plan: &mut Plan<Option<PutResult>>,
     ) {
         let _ = (decided, plan);
     }
@@ -106,7 +106,7 @@ pub trait World: Send + Sync + 'static {
 /// Between two sync points, an actor runs or waits for a single side effect. The last sync point
 /// that it passed therefore determines the possible states after a crash or kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Seam {
+pub enum SyncPoint {
     /// Upload: the change is not recorded yet.
     UploadBeforeRecord,
     /// Upload: the change is durable, and the blob tier is unchanged.
@@ -409,9 +409,9 @@ impl Env {
     /// `planted`.
     pub fn tamper_step(
         &self,
-        step: &SessionSwap,
-        view: &SessionView,
-        plan: &mut Plan<Option<Written>>,
+        step: &UploadStep,
+        view: &UploadView,
+        plan: &mut Plan<Option<PutResult>>,
     ) {
         #[cfg(feature = "planted")]
         self.world
@@ -421,9 +421,9 @@ impl Env {
     }
 
     /// Passes a sync point. See [`World::pass`].
-    pub async fn pass(&self, seam: Seam) {
+    pub async fn pass(&self, sync_point: SyncPoint) {
         // The real world returns `None`, so that a sync point costs no poll.
-        if let Some(held) = self.world.pass(seam) {
+        if let Some(held) = self.world.pass(sync_point) {
             held.await;
         }
     }
@@ -436,5 +436,4 @@ impl fmt::Debug for Env {
 }
 
 #[cfg(test)]
-#[path = "env_tests.rs"]
 mod tests;

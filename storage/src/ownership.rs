@@ -38,10 +38,10 @@ use opendal::Operator;
 
 use crate::blobs::{self, BlobOptions, BlobTier, Contents, FoundBlob, Marker, marker};
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Index, Range, Table};
-use crate::rows::{Change, Row, StoreRecord, TierState, all_parts_prefix};
-use crate::word::{RevisionId, StoreId};
+use crate::records::{Change, Row, StoreRecord, TierState, all_parts_prefix};
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{RevisionId, StoreId};
 
 /// Number of rows or changes that a scan reads at a time.
 const PAGE: usize = 1000;
@@ -359,7 +359,7 @@ impl Claim {
         Ok(!self
             .index
             .snapshot()?
-            .scan(Table::Sessions, parts)
+            .scan(Table::Uploads, parts)
             .await?
             .is_empty())
     }

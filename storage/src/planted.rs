@@ -22,9 +22,9 @@ pub struct DecidedSwap<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct DecidedStep<'a> {
     /// Step.
-    pub step: &'a crate::decide::SessionSwap,
+    pub step: &'a crate::decide::UploadStep,
     /// State that the plan was decided on.
-    pub view: &'a crate::decide::SessionView,
+    pub view: &'a crate::decide::UploadView,
 }
 
 /// Deliberate mistake that the simulator must find. The invariant that it breaks is in parentheses.

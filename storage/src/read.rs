@@ -28,7 +28,10 @@ mod budget;
 mod fetch;
 mod head;
 mod limits;
+pub(crate) mod list;
+pub(crate) mod list_uploads;
 mod open;
+pub(crate) mod pins;
 mod plan;
 mod stats;
 mod whole;
@@ -43,16 +46,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::blobs::BlobTier;
-use crate::checksum::Checksum;
 use crate::decide::revision_key;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Reason, Result};
-use crate::id::ObjectId;
 use crate::index::{Index, Snapshot, Table};
-use crate::pins::Pins;
-use crate::range::ByteRange;
-use crate::rows::{BlockChecksums, Body, Manifest, Row};
-use crate::word::{Current, OperationId, RevisionId, Timestamp};
+use crate::read::pins::Pins;
+use crate::records::{BlockChecksums, Body, Manifest, Row};
+use crate::types::ByteRange;
+use crate::types::Checksum;
+use crate::types::ObjectId;
+use crate::types::{Error, ErrorKind, Reason, Result};
+use crate::types::{ObjectVersion, OperationId, RevisionId, Timestamp};
 
 use budget::ReadBudget;
 use fetch::{Fetcher, Source};
@@ -60,7 +63,7 @@ use plan::Piece;
 use stats::Counters;
 
 pub use budget::ReadUse;
-pub use head::Head;
+pub use head::ObjectMeta;
 pub use limits::ReadLimits;
 pub use open::OpenObject;
 pub use stats::ReadStats;
@@ -121,9 +124,9 @@ impl Reads {
     /// # Errors
     /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if the row cannot be decoded, and the
     /// errors of the index.
-    pub async fn head(&self, id: &ObjectId) -> Result<Option<Head>> {
+    pub async fn head(&self, id: &ObjectId) -> Result<Option<ObjectMeta>> {
         let row = self.row(id).await.map_err(|error| error.with_id(id))?;
-        Ok(row.map(|row| Head::of(id.clone(), row)))
+        Ok(row.map(|row| ObjectMeta::of(id.clone(), row)))
     }
 
     /// Opens an object to read `range` of it. Returns `None` if the object is absent. When this
@@ -223,7 +226,7 @@ impl Reads {
         let within = range.resolve(row.metadata.size)?;
         let operation = row.operation;
         let body = std::mem::replace(&mut row.body, Body::Embedded(Bytes::new()));
-        let head = Head::of(id.clone(), row);
+        let head = ObjectMeta::of(id.clone(), row);
         match body {
             Body::Embedded(payload) => self.inline(head, &payload, within),
             Body::Separate(payload) => match self
@@ -238,7 +241,7 @@ impl Reads {
         }
     }
 
-    fn inline(&self, head: Head, payload: &Bytes, range: Range<u64>) -> Result<Attempt> {
+    fn inline(&self, head: ObjectMeta, payload: &Bytes, range: Range<u64>) -> Result<Attempt> {
         let intact = head
             .metadata
             .checksum
@@ -285,7 +288,7 @@ impl Reads {
         match found {
             Some(bytes) => {
                 let range = range.resolve(row.metadata.size)?;
-                self.inline(Head::of(id.clone(), row), &bytes, range)
+                self.inline(ObjectMeta::of(id.clone(), row), &bytes, range)
             }
             // The newest row is checked, too: only a payload that is still named is damage.
             None if self.names_payload(id, payload).await? => {
@@ -305,7 +308,7 @@ impl Reads {
 
     async fn tombstone(
         &self,
-        head: Head,
+        head: ObjectMeta,
         seen: OperationId,
         manifest: &Manifest,
         range: Range<u64>,
@@ -403,7 +406,7 @@ impl Reads {
     /// blob, which was pinned while the row named it.
     async fn check_missing_blob(
         &self,
-        head: &Head,
+        head: &ObjectMeta,
         seen: OperationId,
         revision: RevisionId,
     ) -> Result<()> {
@@ -418,7 +421,7 @@ impl Reads {
         let message = format!(
             "missing blob: the row names it, but it is not in the blob tier: revision={revision}"
         );
-        let current = Current {
+        let current = ObjectVersion {
             version: head.version,
             etag: head.etag,
         };

@@ -27,15 +27,15 @@ use futures::StreamExt;
 use crate::blobs::{BlobName, BlobTier};
 use crate::decide::unreached;
 use crate::env::Env;
-use crate::error::{ErrorKind, Result};
-use crate::id::ObjectId;
 use crate::index::fjall::LostFile;
 use crate::index::{Index, Range, Snapshot, Table, UnreadableRange};
-use crate::rows::{
-    Body, Change, Filed, Row, Session, epoch_entry, expiry_key, expiry_value, floor_key,
-    read_part_key, read_session_key, session_expiry_key, write_floor,
+use crate::records::{
+    Body, Change, Filed, Row, UploadRecord, decode_upload_record_key, encode_last_version,
+    epoch_entry, expiry_key, expiry_value, last_version_key, read_part_key, upload_expiry_key,
 };
-use crate::word::{Epoch, RevisionId};
+use crate::types::ObjectId;
+use crate::types::{Epoch, RevisionId};
+use crate::types::{ErrorKind, Result};
 
 mod directory;
 mod report;
@@ -93,7 +93,7 @@ impl Losses {
 /// only once, and expiry entries are built again.
 fn affects_other_tables(table: Table) -> bool {
     match table {
-        Table::Rows | Table::Changes | Table::Orphans | Table::Sessions | Table::Meta => true,
+        Table::Rows | Table::Changes | Table::Orphans | Table::Uploads | Table::Meta => true,
         Table::Payloads | Table::Expiry => false,
     }
 }
@@ -238,12 +238,12 @@ impl Salvage<'_> {
         let mut writer = Writer::new(self.new);
         let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
-            let page = self.old.scan_over(Table::Sessions, range).await?;
+            let page = self.old.scan_over(Table::Uploads, range).await?;
             for (key, value) in page.entries {
                 if let (Ok((object, upload)), Ok(session)) =
-                    (read_session_key(&key), Session::decode(&value))
+                    (decode_upload_record_key(&key), UploadRecord::decode(&value))
                 {
-                    let entry = session_expiry_key(session.expires_at, &object, &upload);
+                    let entry = upload_expiry_key(session.expires_at, &object, &upload);
                     writer.put(Table::Expiry, entry, expiry_value()).await?;
                     report.expiry += 1;
                 }
@@ -252,7 +252,7 @@ impl Salvage<'_> {
                         .named
                         .extend(filed.part().map(|part| part.extent.revision));
                 }
-                writer.put(Table::Sessions, key, value).await?;
+                writer.put(Table::Uploads, key, value).await?;
                 report.sessions += 1;
             }
             report.unread(page.unreadable);
@@ -376,11 +376,17 @@ impl Salvage<'_> {
                 if !may_be_lost || copied.get(Table::Rows, encoded).await?.is_some() {
                     continue;
                 }
-                if copied.get(Table::Meta, &floor_key(object)).await?.is_none() {
+                if copied
+                    .get(Table::Meta, &last_version_key(object))
+                    .await?
+                    .is_none()
+                {
                     // Higher than every version that the lost row can have had: versions are never
                     // reused.
-                    let floor = write_floor(unreached(self.env.steady_now()));
-                    writer.put(Table::Meta, floor_key(object), floor).await?;
+                    let floor = encode_last_version(unreached(self.env.steady_now()));
+                    writer
+                        .put(Table::Meta, last_version_key(object), floor)
+                        .await?;
                 }
             }
             report.lost_blobs += 1;

@@ -41,14 +41,14 @@ mod sessions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::Result;
 use crate::index::{Range, Table};
 use crate::read::Reads;
-use crate::rows::floors_prefix;
+use crate::records::last_versions_prefix;
+use crate::types::Result;
 
 pub use damage::{Damage, RawKey};
-pub use finding::{Cure, Fate, Finding, Found, Remedy};
-pub use report::{Looked, ScrubProgress, ScrubReport};
+pub use finding::{Finding, Found, RepairAction, RepairOutcome, RepairPolicy};
+pub use report::{ScrubCounts, ScrubProgress, ScrubReport};
 
 use self::bytes::Pace;
 use blobs::Listing;
@@ -102,7 +102,7 @@ pub struct Scrub {
     rows_are_unreadable: bool,
 }
 
-/// Current walk, with the range that remains.
+/// ObjectVersion walk, with the range that remains.
 enum Stage {
     Rows(Range),
     Sessions(Box<Sessions>),
@@ -138,7 +138,7 @@ impl Scrub {
     }
 
     /// Returns the counts so far.
-    pub fn looked(&self) -> Looked {
+    pub fn looked(&self) -> ScrubCounts {
         self.tally.looked()
     }
 
@@ -234,10 +234,11 @@ fn stage_after(table: Table) -> Stage {
     match table {
         Table::Expiry => Stage::Entries(Table::Changes, Range::all(entries::PAGE)),
         Table::Changes => Stage::Entries(Table::Orphans, Range::all(entries::PAGE)),
-        Table::Orphans => {
-            Stage::Entries(Table::Meta, Range::prefix(&floors_prefix(), entries::PAGE))
-        }
-        Table::Rows | Table::Payloads | Table::Sessions | Table::Meta => {
+        Table::Orphans => Stage::Entries(
+            Table::Meta,
+            Range::prefix(&last_versions_prefix(), entries::PAGE),
+        ),
+        Table::Rows | Table::Payloads | Table::Uploads | Table::Meta => {
             Stage::Payloads(Strays::default())
         }
     }

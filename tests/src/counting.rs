@@ -76,11 +76,7 @@ impl Snapshot for CountingSnapshot {
 impl Index for Counting {
     fn submit(&self, batch: Batch, completion: Completion) {
         // Removals are not counted.
-        for (table, _, _) in batch
-            .changes()
-            .iter()
-            .filter(|(_, _, value)| value.is_some())
-        {
+        for (table, _, _) in batch.ops().iter().filter(|(_, _, value)| value.is_some()) {
             self.counts.0[*table as usize][1].fetch_add(1, Ordering::SeqCst);
         }
         self.inner.submit(batch, completion);

@@ -1,4 +1,4 @@
-//! A real environment in which a test can pause work at a [`Seam`], kill its actor, and resume.
+//! A real environment in which a test can pause work at a [`SyncPoint`], kill its actor, and resume.
 //!
 //! The test can also control both clocks, the time of day and the monotonic time. Timers always
 //! run in real time.
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use cenotaph_storage::{Real, Seam, Timestamp, World};
+use cenotaph_storage::{Real, SyncPoint, Timestamp, World};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ pub struct Stage(Arc<Inner>);
 
 struct Inner {
     real: Real,
-    armed: Mutex<BTreeMap<Seam, Armed>>,
+    armed: Mutex<BTreeMap<SyncPoint, Armed>>,
     clock: Mutex<Clock>,
     /// Set once work may no longer pass any sync point.
     fenced: AtomicBool,
@@ -72,14 +72,14 @@ impl Stage {
     }
 
     /// Holds the next work that reaches this sync point.
-    pub fn hold(&self, seam: Seam) -> Held {
+    pub fn hold(&self, sync_point: SyncPoint) -> Held {
         let (arrived, arrival) = oneshot::channel();
         let (release, released) = oneshot::channel();
         self.0
             .armed
             .lock()
             .unwrap()
-            .insert(seam, (arrived, released));
+            .insert(sync_point, (arrived, released));
         Held {
             arrived: Some(arrival),
             _release: release,
@@ -176,13 +176,13 @@ impl World for Stage {
         self.0.real.thread(name, body)
     }
 
-    fn pass(&self, seam: Seam) -> Option<BoxFuture<'static, ()>> {
+    fn pass(&self, sync_point: SyncPoint) -> Option<BoxFuture<'static, ()>> {
         if self.0.fenced.load(Ordering::SeqCst) {
             // Never resolves: the task waits until its runtime drops it.
             return Some(Box::pin(std::future::pending()));
         }
         // Removed, so that a hold stops a single piece of work.
-        let (arrived, mut released) = self.0.armed.lock().unwrap().remove(&seam)?;
+        let (arrived, mut released) = self.0.armed.lock().unwrap().remove(&sync_point)?;
         let mut arrived = Some(arrived);
         // Poll the release before the arrival is reported: `released` then has the waker of the
         // task. The release wakes the task, whose poll starts at its outermost future. A kill that

@@ -9,7 +9,7 @@ use cenotaph::{Config, Engine, Env, Limits, Operator, RestartLimits, SweepLimits
 use cenotaph_storage::blobs::{BlobName, BlobOptions, BlobTier};
 use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
 use cenotaph_storage::index::{Index, Range, Table};
-use cenotaph_storage::rows::Row;
+use cenotaph_storage::records::Row;
 use cenotaph_storage::{ObjectId, RevisionKey};
 use futures::TryStreamExt;
 use tempfile::TempDir;

@@ -9,15 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use cenotaph::{Index, ObjectId};
 use cenotaph_storage::index::{Page, Range, Snapshot, Table};
-use cenotaph_storage::rows::{
-    Filed, Part, Phase, Row, Session, expiry_key, floor_key, is_part_key, read_part_key,
-    read_session_key, session_expiry_key,
+use cenotaph_storage::records::{
+    Filed, Part, Phase, Row, UploadRecord, decode_upload_record_key, expiry_key, is_part_key,
+    last_version_key, read_part_key, upload_expiry_key,
 };
 use cenotaph_storage::{RevisionKey, UploadId};
 
 /// Uploads of an index.
 pub struct Uploads {
-    sessions: BTreeMap<UploadId, (ObjectId, Session)>,
+    sessions: BTreeMap<UploadId, (ObjectId, UploadRecord)>,
     parts: Vec<(UploadId, Part)>,
 }
 
@@ -28,7 +28,7 @@ impl Uploads {
             sessions: BTreeMap::new(),
             parts: Vec::new(),
         };
-        for (key, value) in scan(snapshot, Table::Sessions).await {
+        for (key, value) in scan(snapshot, Table::Uploads).await {
             if is_part_key(&key) {
                 let (upload, _) = read_part_key(&key).unwrap();
                 uploads.parts.extend(
@@ -38,10 +38,10 @@ impl Uploads {
                         .map(|part| (upload, part)),
                 );
             } else {
-                let (object, upload) = read_session_key(&key).unwrap();
+                let (object, upload) = decode_upload_record_key(&key).unwrap();
                 uploads
                     .sessions
-                    .insert(upload, (object, Session::decode(&value).unwrap()));
+                    .insert(upload, (object, UploadRecord::decode(&value).unwrap()));
             }
         }
         uploads
@@ -76,7 +76,7 @@ impl Uploads {
 
     fn due(&self) -> impl Iterator<Item = Bytes> + '_ {
         self.sessions.iter().map(|(upload, (object, session))| {
-            session_expiry_key(session.expires_at, object, upload)
+            upload_expiry_key(session.expires_at, object, upload)
         })
     }
 }
@@ -125,7 +125,9 @@ pub async fn assert_beside_rows(index: &dyn Index) {
     );
     // A live row carries its version itself.
     let meta = keys(&*snapshot, Table::Meta).await;
-    let floored = rows.iter().find(|(id, _)| meta.contains(&floor_key(id)));
+    let floored = rows
+        .iter()
+        .find(|(id, _)| meta.contains(&last_version_key(id)));
     assert_eq!(floored, None, "I3: a last version remains beside a row");
 }
 

@@ -15,12 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{
-    Deleted, Mutation, Precondition, SessionMutation, SessionSwap, Swap,
-};
+use cenotaph_storage::decide::{Deleted, Mutation, Precondition, Swap, UploadMutation, UploadStep};
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::rows::{Due, expiry_end, read_expiry_key};
-use cenotaph_storage::{ErrorKind, ObjectId, Result, Seam, Timestamp, UploadId};
+use cenotaph_storage::records::{Due, expiry_end, read_expiry_key};
+use cenotaph_storage::{ErrorKind, ObjectId, Result, SyncPoint, Timestamp, UploadId};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::permits::Permit;
@@ -173,11 +171,11 @@ impl Expirer {
                 return Ok(false);
             }
         };
-        self.context.env.pass(Seam::ExpirerBeforeRemove).await;
+        self.context.env.pass(SyncPoint::ExpirerBeforeRemove).await;
         let removed = match due {
             Due::Object(object) => self.expire(object).await.map(|removed| removed.existed),
             // Uploads are not objects: they do not count.
-            Due::Session(object, upload) => self.end_session(object, upload).await.map(|()| false),
+            Due::Upload(object, upload) => self.end_session(object, upload).await.map(|()| false),
         };
         match removed {
             // A scrub handles unreadable rows: they must not hold up the others.
@@ -192,11 +190,11 @@ impl Expirer {
     /// Ends an upload, if it has expired.
     async fn end_session(&self, id: ObjectId, upload: UploadId) -> Result<()> {
         let operation = self.context.env.operation_id();
-        let swap = SessionSwap {
+        let swap = UploadStep {
             id,
             upload,
             operation,
-            mutation: SessionMutation::Expire,
+            mutation: UploadMutation::Expire,
         };
         self.context.end(swap, Permit::free(), None).await.map(drop)
     }

@@ -19,8 +19,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::Change;
-use cenotaph_storage::{ErrorKind, OperationId, Result, Seam};
+use cenotaph_storage::records::Change;
+use cenotaph_storage::{ErrorKind, OperationId, Result, SyncPoint};
 use futures::stream::{self, StreamExt};
 
 use crate::background::worker::{BackgroundWorker, NextPass};
@@ -157,7 +157,7 @@ impl Recovery {
     }
 
     async fn fence(&self, id: OperationId, change: &Change) -> Result<bool> {
-        self.context.env.pass(Seam::RecoveryBeforeFence).await;
+        self.context.env.pass(SyncPoint::RecoveryBeforeFence).await;
         let object = &change.object;
         let fence = |reply| ShardMessage::Fence {
             object: object.clone(),
@@ -165,7 +165,7 @@ impl Recovery {
             reply,
         };
         let fenced = self.context.deliver(object, fence).await?;
-        self.context.env.pass(Seam::RecoveryAfterFence).await;
+        self.context.env.pass(SyncPoint::RecoveryAfterFence).await;
         // False if the change was settled meanwhile, for example by its own swap.
         if fenced {
             tracing::info!(

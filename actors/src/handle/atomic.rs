@@ -15,9 +15,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cenotaph_storage::decide::{
-    Deleted, Effect, Mutation, Plan, ReadSet, Rename, Standing, Swap, SwapReply, SwapView, Written,
+    Deleted, Effect, Mutation, Plan, PutResult, ReadSet, Rename, RowState, Swap, SwapReply,
+    SwapView,
 };
-use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, Seam};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, SyncPoint};
 use tokio::sync::oneshot;
 
 use crate::admission::permits::Permit;
@@ -33,7 +34,7 @@ use crate::shard::{completion, guarded};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteReply {
     /// A put.
-    Written(Written),
+    Written(PutResult),
     /// A delete.
     Deleted(Deleted),
 }
@@ -60,8 +61,8 @@ impl Tiered {
         }
         let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
         let permit = permit.and(self.context().admission.writes(swaps.len()).await?);
-        let decide = move |standings: &BTreeMap<ObjectId, Standing>, context: &Context| {
-            decide(&swaps, standings, context)
+        let decide = move |row_states: &BTreeMap<ObjectId, RowState>, context: &Context| {
+            decide(&swaps, row_states, context)
         };
         self.commit_together(objects, permit, decide).await
     }
@@ -72,14 +73,14 @@ impl Tiered {
     /// # Errors
     /// [`ErrorKind::Conflict`] if a precondition does not hold: the error names its object;
     /// otherwise as [`put_inline`](Self::put_inline).
-    pub async fn rename(&self, rename: Rename) -> Result<Option<Written>> {
+    pub async fn rename(&self, rename: Rename) -> Result<Option<PutResult>> {
         self.context().health.check("rename")?;
         self.make_room(0).await?;
         let permit = self.context().admission.writes(2).await?;
         let objects = vec![rename.from.clone(), rename.to.clone()];
-        let decide = move |standings: &BTreeMap<ObjectId, Standing>, context: &Context| {
+        let decide = move |row_states: &BTreeMap<ObjectId, RowState>, context: &Context| {
             let now = context.env.steady_now();
-            rename.decide(&standings[&rename.from], &standings[&rename.to], now)
+            rename.decide(&row_states[&rename.from], &row_states[&rename.to], now)
         };
         self.commit_together(objects, permit, decide).await
     }
@@ -89,7 +90,7 @@ impl Tiered {
         &self,
         mut objects: Vec<ObjectId>,
         permit: Permit,
-        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T> + Send + 'static,
+        decide: impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T> + Send + 'static,
     ) -> Result<T> {
         // Sorted, so that duplicates are neighbours.
         objects.sort_unstable();
@@ -130,15 +131,15 @@ impl CrossShardCommit {
     /// Locks, decides and submits, until the batch is submitted or the request fails.
     async fn run<T: Send + 'static>(
         self,
-        decide: impl Fn(&BTreeMap<ObjectId, Standing>, &Context) -> Plan<T>,
+        decide: impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T>,
         reply: Reply<T>,
     ) {
         let mut reply = Some(reply);
         for attempt in 0..=self.context.limits.deliveries_max {
             match self.lock_all().await {
                 Ok(Some(locked)) => {
-                    self.context.env.pass(Seam::AtomicBeforeDecide).await;
-                    let plan = decide(&locked.standings(), &self.context);
+                    self.context.env.pass(SyncPoint::AtomicBeforeDecide).await;
+                    let plan = decide(&locked.row_states(), &self.context);
                     let plan = plan.based_on(locked.reads());
                     // Nothing to commit: dropping the locks releases the objects.
                     if plan.effect == Effect::Known {
@@ -150,7 +151,7 @@ impl CrossShardCommit {
                     }
                     reply = self.commit(locked, plan, reply);
                     if reply.is_none() {
-                        return self.context.env.pass(Seam::AtomicAfterSubmit).await;
+                        return self.context.env.pass(SyncPoint::AtomicAfterSubmit).await;
                     }
                 }
                 Ok(None) => {}
@@ -204,11 +205,11 @@ impl CrossShardCommit {
         mut reply: Option<Reply<T>>,
     ) -> Option<Reply<T>> {
         let LockedObjects { locks, objects } = locked;
-        let rows: BTreeMap<ObjectId, Standing> = plan.rows.into_iter().collect();
+        let rows: BTreeMap<ObjectId, RowState> = plan.rows.into_iter().collect();
         let next = objects.into_iter().map(|objects| {
             let changed = |object: ObjectId| {
-                let standing = rows.get(&object).cloned();
-                standing.map(|standing| (object, standing))
+                let row_state = rows.get(&object).cloned();
+                row_state.map(|row_state| (object, row_state))
             };
             objects.into_iter().filter_map(changed).collect()
         });
@@ -248,12 +249,12 @@ impl LockedObjects {
         reads
     }
 
-    fn standings(&self) -> BTreeMap<ObjectId, Standing> {
+    fn row_states(&self) -> BTreeMap<ObjectId, RowState> {
         let of_one = |(lock, objects): (&ShardLock, &Vec<ObjectId>)| {
             objects
                 .iter()
                 .cloned()
-                .zip(lock.standings.iter().cloned())
+                .zip(lock.row_states.iter().cloned())
                 .collect::<Vec<_>>()
         };
         self.locks
@@ -273,7 +274,7 @@ fn answer<T>(reply: Option<Reply<T>>, answer: Result<T>) {
 /// Decides all swaps. Returns a plan that only fails if one of them cannot commit.
 fn decide(
     swaps: &[Swap],
-    standings: &BTreeMap<ObjectId, Standing>,
+    row_states: &BTreeMap<ObjectId, RowState>,
     context: &Context,
 ) -> Plan<Vec<WriteReply>> {
     let now = context.env.steady_now();
@@ -281,7 +282,7 @@ fn decide(
     let mut plans = Vec::with_capacity(swaps.len());
     for swap in swaps {
         let view = SwapView {
-            standing: standings[&swap.id].clone(),
+            row_state: row_states[&swap.id].clone(),
             is_unreadable: false,
             change_is_live: false,
         };

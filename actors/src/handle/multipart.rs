@@ -13,12 +13,12 @@
 //! because they need no actor.
 
 use cenotaph_storage::decide::{
-    PartRules, Precondition, Selection, SessionMutation, SessionSwap, Written,
+    PartRules, Precondition, PutResult, Selection, UploadMutation, UploadStep,
 };
 use cenotaph_storage::index::Table;
-use cenotaph_storage::rows::{Phase, Session, session_key};
+use cenotaph_storage::records::{Phase, UploadRecord, upload_record_key};
 use cenotaph_storage::{
-    Digest, Error, ErrorKind, ObjectId, PartNumber, Result, Seam, UploadId, no_such_upload,
+    Digest, Error, ErrorKind, ObjectId, PartNumber, Result, SyncPoint, UploadId, no_such_upload,
 };
 use tokio::sync::oneshot;
 
@@ -63,7 +63,7 @@ impl Tiered {
             .map_err(|error| error.with_id(&id))?;
         let initiated = self.context().env.steady_now();
         let expires_at = initiated.after(self.context().limits.multipart.lifetime);
-        let session = Session {
+        let session = UploadRecord {
             initiated,
             expires_at,
             attributes,
@@ -71,7 +71,7 @@ impl Tiered {
             phase: Phase::Open,
         };
         let upload = self.context().env.upload_id();
-        self.step(&id, upload, SessionMutation::Initiate(session))
+        self.step(&id, upload, UploadMutation::Initiate(session))
             .await
             .map(|_| upload)
     }
@@ -141,25 +141,25 @@ impl Tiered {
         upload: UploadId,
         parts: Selection,
         precondition: Precondition,
-    ) -> Result<Written> {
+    ) -> Result<PutResult> {
         let context = self.context();
         context.health.check("multipart")?;
         parts.check().map_err(|error| error.with_id(id))?;
         let now = context.env.steady_now();
         // Read before the swap: a write that commits in between supersedes the completion.
         let expected = context
-            .standing_at(id, now)
+            .row_state_at(id, now)
             .await
             .map_err(|error| error.with_id(id))?
             .expectation(now);
-        context.env.pass(Seam::CompleteBeforeSwap).await;
+        context.env.pass(SyncPoint::CompleteBeforeSwap).await;
         let limits = &context.limits;
         let rules = PartRules {
             bytes_min: limits.multipart.part_bytes_min,
             total_bytes_max: limits.payload_bytes_max,
         };
         let kept_for = limits.multipart.kept_for;
-        let completion = SessionMutation::Complete {
+        let completion = UploadMutation::Complete {
             parts,
             expected,
             precondition,
@@ -181,7 +181,7 @@ impl Tiered {
     /// upload has been completed; otherwise as [`put_inline`](Self::put_inline).
     pub async fn abort(&self, id: &ObjectId, upload: UploadId) -> Result<()> {
         let kept_for = self.context().limits.multipart.kept_for;
-        self.step(id, upload, SessionMutation::Abort { kept_for })
+        self.step(id, upload, UploadMutation::Abort { kept_for })
             .await
             .map(drop)
     }
@@ -190,8 +190,8 @@ impl Tiered {
         &self,
         id: &ObjectId,
         upload: UploadId,
-        mutation: SessionMutation,
-    ) -> Result<Option<Written>> {
+        mutation: UploadMutation,
+    ) -> Result<Option<PutResult>> {
         let context = self.context();
         context.health.check("multipart")?;
         let permit = context
@@ -199,21 +199,21 @@ impl Tiered {
             .write()
             .await
             .map_err(|error| error.with_id(id))?;
-        let swap = SessionSwap {
+        let swap = UploadStep {
             id: id.clone(),
             upload,
             operation: context.env.operation_id(),
             mutation,
         };
         let answer = match swap.mutation {
-            SessionMutation::Complete { .. }
-            | SessionMutation::Abort { .. }
-            | SessionMutation::Expire => {
+            UploadMutation::Complete { .. }
+            | UploadMutation::Abort { .. }
+            | UploadMutation::Expire => {
                 context
                     .end(swap, permit, Some(context.limits.budget_wait))
                     .await
             }
-            SessionMutation::Initiate(_) | SessionMutation::Part { .. } => {
+            UploadMutation::Initiate(_) | UploadMutation::Part { .. } => {
                 context.step(swap, &permit, |reply| reply).await
             }
         };
@@ -226,9 +226,11 @@ impl Context {
     pub(crate) async fn check_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
         let value = self
             .index
-            .get(Table::Sessions, &session_key(id, upload))
+            .get(Table::Uploads, &upload_record_key(id, upload))
             .await?;
-        let session = value.map(|value| Session::decode(&value)).transpose()?;
+        let session = value
+            .map(|value| UploadRecord::decode(&value))
+            .transpose()?;
         let now = self.env.steady_now();
         session
             .filter(|session| session.is_live(now))

@@ -13,10 +13,12 @@
 //! the rest. `cenotaph_storage::scrub` decides which findings are damage, and their repair.
 
 use cenotaph_storage::decide::{
-    Mend, Mutation, Precondition, SessionMutation, SessionSwap, Swap, SwapReply, UploadMend,
+    Mutation, Precondition, Repair, Swap, SwapReply, UploadMutation, UploadRepair, UploadStep,
 };
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::scrub::{Cure, Damage, Fate, Found, Remedy, Scrub, ScrubReport};
+use cenotaph_storage::scrub::{
+    Damage, Found, RepairAction, RepairOutcome, RepairPolicy, Scrub, ScrubReport,
+};
 use cenotaph_storage::{ErrorKind, ObjectId, Reason, Result, UploadId};
 use futures::stream::{self, StreamExt};
 
@@ -32,7 +34,7 @@ const REPAIRS_AT_ONCE: usize = 64;
 
 /// Repairs that a scrub may make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Repair {
+pub enum RepairLevel {
     /// None: the scrub only reports.
     #[default]
     Nothing,
@@ -50,8 +52,8 @@ impl Tiered {
     /// [`Invalid`](ErrorKind::Invalid) if repairs are requested of a read-only engine; as
     /// [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as
     /// [`put_inline`](Self::put_inline) too, except [`Conflict`](ErrorKind::Conflict).
-    pub async fn scrub(&self, mut walk: Scrub, repair: Repair) -> Result<ScrubReport> {
-        if repair > Repair::Nothing {
+    pub async fn scrub(&self, mut walk: Scrub, repair: RepairLevel) -> Result<ScrubReport> {
+        if repair > RepairLevel::Nothing {
             self.check_writable("scrub")?;
         }
         let findings_max = walk.options().findings_max;
@@ -65,8 +67,8 @@ impl Tiered {
             }
             let repairs = found
                 .into_iter()
-                .map(|Found { damage, remedy }| async move {
-                    let fate = self.context().remedy(remedy, repair).await;
+                .map(|Found { damage, policy }| async move {
+                    let fate = self.context().policy(policy, repair).await;
                     (damage, fate)
                 });
             // In order, so that the report does not depend on the speed of repairs.
@@ -110,7 +112,7 @@ impl Tiered {
     }
 }
 
-fn note(damage: &Damage, fate: Fate) {
+fn note(damage: &Damage, fate: RepairOutcome) {
     tracing::warn!(%damage, ?fate, "a scrub found damage");
     metrics::counter!("cenotaph_scrub_damage_total", "damage" => damage.name()).increment(1);
 }
@@ -118,74 +120,84 @@ fn note(damage: &Damage, fate: Fate) {
 impl Context {
     /// Confirms damage, and repairs it if the repair is permitted. Returns `None` if the damage is
     /// not confirmed.
-    async fn remedy(&self, remedy: Remedy, repair: Repair) -> Result<Option<Fate>> {
-        match remedy {
-            Remedy::None => Ok(Some(Fate::Left)),
-            Remedy::Withheld if repair == Repair::Nothing => Ok(Some(Fate::Left)),
-            Remedy::Withheld => Ok(Some(Fate::Withheld)),
-            Remedy::Safe(cure) if repair >= Repair::Safe => self.cure(cure, Act::Mend).await,
-            Remedy::Lossy(cure) if repair >= Repair::Lossy => self.cure(cure, Act::Mend).await,
-            Remedy::Safe(cure) | Remedy::Lossy(cure) | Remedy::Beyond(cure) => {
-                self.cure(cure, Act::Look).await
+    async fn policy(
+        &self,
+        policy: RepairPolicy,
+        repair: RepairLevel,
+    ) -> Result<Option<RepairOutcome>> {
+        match policy {
+            RepairPolicy::None => Ok(Some(RepairOutcome::Left)),
+            RepairPolicy::Withheld if repair == RepairLevel::Nothing => {
+                Ok(Some(RepairOutcome::Left))
             }
+            RepairPolicy::Withheld => Ok(Some(RepairOutcome::Withheld)),
+            RepairPolicy::Safe(action) if repair >= RepairLevel::Safe => {
+                self.action(action, Act::Repair).await
+            }
+            RepairPolicy::Lossy(action) if repair >= RepairLevel::Lossy => {
+                self.action(action, Act::Repair).await
+            }
+            RepairPolicy::Safe(action)
+            | RepairPolicy::Lossy(action)
+            | RepairPolicy::Beyond(action) => self.action(action, Act::Look).await,
         }
     }
 
     /// Carries out a repair, or only confirms its damage.
-    async fn cure(&self, cure: Cure, act: Act) -> Result<Option<Fate>> {
+    async fn action(&self, action: RepairAction, act: Act) -> Result<Option<RepairOutcome>> {
         match act {
-            Act::Mend => self.health.check("scrub")?,
+            Act::Repair => self.health.check("scrub")?,
             // An engine that has failed can't ask its shards, but can still report.
             Act::Look if self.health.check_failed("scrub").is_err() => {
-                return self.look(cure).await;
+                return self.look(action).await;
             }
             Act::Look => {}
         }
         if act == Act::Look && self.env.planted(Bug::ScrubUnconfirmed) {
-            return Ok(Some(Fate::Left));
+            return Ok(Some(RepairOutcome::Left));
         }
-        match cure {
-            Cure::Commit(_) if act == Act::Look => Ok(Some(Fate::Left)),
-            Cure::Commit(batch) => {
+        match action {
+            RepairAction::Commit(_) if act == Act::Look => Ok(Some(RepairOutcome::Left)),
+            RepairAction::Commit(batch) => {
                 let after = PostCommit::of(&batch);
                 self.commit(batch, ()).await?;
                 // `commit` has noted the batch in the backlog.
                 after.wake(self);
-                Ok(Some(Fate::Repaired))
+                Ok(Some(RepairOutcome::Repaired))
             }
-            Cure::Mend(object, mend) => {
+            RepairAction::Repair(object, repair) => {
                 let request = |reply| {
                     let object = object.clone();
-                    let mend = Box::new(mend.clone());
-                    ShardMessage::Mend {
+                    let repair = Box::new(repair.clone());
+                    ShardMessage::Repair {
                         object,
-                        mend,
+                        repair,
                         act,
                         reply,
                     }
                 };
-                let fate = mended(self.deliver(&object, request).await, act)?;
+                let fate = repaired(self.deliver(&object, request).await, act)?;
                 // The restored entry may be due already.
-                if fate == Some(Fate::Repaired) {
-                    self.expire_if_due(&object, &mend).await?;
+                if fate == Some(RepairOutcome::Repaired) {
+                    self.expire_if_due(&object, &repair).await?;
                 }
                 Ok(fate)
             }
-            Cure::MendUpload(object, upload, mend) => {
+            RepairAction::RepairUpload(object, upload, repair) => {
                 let request = |reply| {
                     let object = object.clone();
-                    let mend = Box::new(mend.clone());
-                    ShardMessage::MendUpload {
+                    let repair = Box::new(repair.clone());
+                    ShardMessage::RepairUpload {
                         object,
                         upload,
-                        mend,
+                        repair,
                         act,
                         reply,
                     }
                 };
-                let fate = mended(self.deliver(&object, request).await, act)?;
-                if fate == Some(Fate::Repaired) {
-                    self.end_if_due(object, upload, &mend).await?;
+                let fate = repaired(self.deliver(&object, request).await, act)?;
+                if fate == Some(RepairOutcome::Repaired) {
+                    self.end_if_due(object, upload, &repair).await?;
                 }
                 Ok(fate)
             }
@@ -194,40 +206,51 @@ impl Context {
 
     /// Confirms damage without a shard, for an engine that has failed: nothing is written any more,
     /// so that the durable state is the newest.
-    async fn look(&self, cure: Cure) -> Result<Option<Fate>> {
-        let is_confirmed = match cure {
-            Cure::Mend(object, mend) => {
-                let sight = Reader::of_index(&*self.index).sight(&object, &mend).await?;
-                mend.decide(&object, &sight, self.env.steady_now())
+    async fn look(&self, action: RepairAction) -> Result<Option<RepairOutcome>> {
+        let is_confirmed = match action {
+            RepairAction::Repair(object, repair) => {
+                let sight = Reader::of_index(&*self.index)
+                    .sight(&object, &repair)
+                    .await?;
+                repair
+                    .decide(&object, &sight, self.env.steady_now())
                     .is_some()
             }
-            Cure::Commit(_) | Cure::MendUpload(..) => true,
+            RepairAction::Commit(_) | RepairAction::RepairUpload(..) => true,
         };
-        Ok(is_confirmed.then_some(Fate::Left))
+        Ok(is_confirmed.then_some(RepairOutcome::Left))
     }
 
     /// Removes an object whose expiry entry was restored, if the object has expired meanwhile: the
     /// entry is behind the expiry cursor.
-    async fn expire_if_due(&self, id: &ObjectId, mend: &Mend) -> Result<()> {
-        match mend {
-            Mend::Expiry { .. } => self
+    async fn expire_if_due(&self, id: &ObjectId, repair: &Repair) -> Result<()> {
+        match repair {
+            Repair::Expiry { .. } => self
                 .swap_freely(id.clone(), Precondition::None, Mutation::Expire)
                 .await
                 .map(drop),
-            Mend::Checksums { .. } | Mend::Floor | Mend::Excise | Mend::GiveUp(_) => Ok(()),
+            Repair::Checksums { .. }
+            | Repair::LastVersion
+            | Repair::RemoveRow
+            | Repair::GiveUp(_) => Ok(()),
         }
     }
 
     /// Ends an upload whose expiry entry was restored, or whose end failed because of an unreadable
     /// part, if the upload has expired.
-    async fn end_if_due(&self, id: ObjectId, upload: UploadId, mend: &UploadMend) -> Result<()> {
-        match mend {
-            UploadMend::Expiry { .. } | UploadMend::GiveUp { named: None, .. } => {
-                let swap = SessionSwap {
+    async fn end_if_due(
+        &self,
+        id: ObjectId,
+        upload: UploadId,
+        repair: &UploadRepair,
+    ) -> Result<()> {
+        match repair {
+            UploadRepair::Expiry { .. } | UploadRepair::GiveUp { named: None, .. } => {
+                let swap = UploadStep {
                     id,
                     upload,
                     operation: self.env.operation_id(),
-                    mutation: SessionMutation::Expire,
+                    mutation: UploadMutation::Expire,
                 };
                 match self.step(swap, &Permit::free(), |reply| reply).await {
                     Err(error)
@@ -242,9 +265,9 @@ impl Context {
                     Ok(_) | Err(_) => Ok(()),
                 }
             }
-            UploadMend::Excise
-            | UploadMend::GiveUp { named: Some(_), .. }
-            | UploadMend::Checksums { .. } => Ok(()),
+            UploadRepair::RemoveRecord
+            | UploadRepair::GiveUp { named: Some(_), .. }
+            | UploadRepair::Checksums { .. } => Ok(()),
         }
     }
 
@@ -267,17 +290,17 @@ impl Context {
 
 /// Maps the answer of a shard to the outcome of a repair, or to `None` if the damage is not
 /// confirmed.
-fn mended(answer: Result<bool>, act: Act) -> Result<Option<Fate>> {
+fn repaired(answer: Result<bool>, act: Act) -> Result<Option<RepairOutcome>> {
     match answer {
         Ok(false) => Ok(None),
-        Ok(true) if act == Act::Mend => Ok(Some(Fate::Repaired)),
-        Ok(true) => Ok(Some(Fate::Left)),
+        Ok(true) if act == Act::Repair => Ok(Some(RepairOutcome::Repaired)),
+        Ok(true) => Ok(Some(RepairOutcome::Left)),
         // An entry of a later build is not damage: it is not touched.
-        Err(error) if error.kind() == ErrorKind::UnknownFormat && act == Act::Mend => {
-            Ok(Some(Fate::Withheld))
+        Err(error) if error.kind() == ErrorKind::UnknownFormat && act == Act::Repair => {
+            Ok(Some(RepairOutcome::Withheld))
         }
         Err(error) if matches!(error.kind(), ErrorKind::UnknownFormat | ErrorKind::Corrupt) => {
-            Ok(Some(Fate::Left))
+            Ok(Some(RepairOutcome::Left))
         }
         Err(error) => Err(error),
     }

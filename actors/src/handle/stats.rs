@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::rows::{Change, Orphan, Phase, Session, all_sessions_prefix};
+use cenotaph_storage::records::{Change, Orphan, Phase, UploadRecord, all_sessions_prefix};
 use cenotaph_storage::{Result, Timestamp};
 
 use crate::admission::permits::BudgetUse;
@@ -90,7 +90,7 @@ impl Tiered {
     pub async fn stats(&self) -> Result<ActorStats> {
         let counters = &self.context.counters;
         let now = self.context.env.steady_now();
-        let initiated = |value: &Bytes| match Session::decode(value) {
+        let initiated = |value: &Bytes| match UploadRecord::decode(value) {
             Ok(session) if session.phase == Phase::Open && session.is_live(now) => {
                 Counted::Since(session.initiated)
             }
@@ -101,7 +101,7 @@ impl Tiered {
         let changes = self.tally_changes().await?;
         let orphans = self.tally_orphans().await?;
         let of_sessions = Range::prefix(&all_sessions_prefix(), COUNT_PAGE);
-        let sessions = self.count(Table::Sessions, of_sessions, initiated).await?;
+        let sessions = self.count(Table::Uploads, of_sessions, initiated).await?;
         Ok(ActorStats {
             writes_live: self.context.admission.writes_live(),
             uploads_live: self.context.admission.uploads_live(),

@@ -6,8 +6,8 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{Deleted, Mutation, Precondition, Swap, Written};
-use cenotaph_storage::rows::{Amendment, Attributes, Extension};
+use cenotaph_storage::decide::{Deleted, Mutation, Precondition, PutResult, Swap};
+use cenotaph_storage::records::{Amendment, Attributes, Extension};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
 use tokio::sync::oneshot;
 
@@ -78,7 +78,7 @@ impl Tiered {
         intent: Intent,
         payload: Bytes,
         permit: Permit,
-    ) -> Result<Written> {
+    ) -> Result<PutResult> {
         let Intent {
             id,
             attributes,
@@ -127,7 +127,7 @@ impl Tiered {
         source: Source,
         peeked: Permit,
         is_bulk: bool,
-    ) -> Result<Written> {
+    ) -> Result<PutResult> {
         let Intent {
             id,
             attributes,
@@ -242,7 +242,7 @@ impl Tiered {
         id: ObjectId,
         precondition: Precondition,
         amendment: Amendment,
-    ) -> Result<Option<Written>> {
+    ) -> Result<Option<PutResult>> {
         self.change("amend", id, precondition, Mutation::Amend(amendment))
             .await
     }
@@ -257,7 +257,7 @@ impl Tiered {
         id: ObjectId,
         precondition: Precondition,
         extension: Extension,
-    ) -> Result<Option<Written>> {
+    ) -> Result<Option<PutResult>> {
         self.change(
             "extend_expiry",
             id,
@@ -273,7 +273,7 @@ impl Tiered {
         id: ObjectId,
         precondition: Precondition,
         mutation: Mutation,
-    ) -> Result<Option<Written>> {
+    ) -> Result<Option<PutResult>> {
         self.context().health.check(operation)?;
         let permit = self
             .context()

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::rows::{Change, Orphan};
+use cenotaph_storage::records::{Change, Orphan};
 use cenotaph_storage::{OperationId, RevisionId, Timestamp};
 
 /// Maximum number of orphans in memory, about 150 bytes each. A scan finds the others once these
@@ -94,7 +94,7 @@ impl BacklogUpdate {
     /// Reads the changes and orphans of a batch.
     pub(crate) fn of(batch: &Batch) -> Self {
         let mut update = Self::default();
-        for (table, key, value) in batch.changes() {
+        for (table, key, value) in batch.ops() {
             match table {
                 Table::Changes => {
                     let id = OperationId::from_slice(key);
@@ -108,7 +108,7 @@ impl BacklogUpdate {
                         .orphans
                         .extend(id.map(|id| (id, value.as_ref().map(Queued::read))));
                 }
-                Table::Rows | Table::Payloads | Table::Sessions | Table::Expiry | Table::Meta => {}
+                Table::Rows | Table::Payloads | Table::Uploads | Table::Expiry | Table::Meta => {}
             }
         }
         update

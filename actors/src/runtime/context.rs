@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cenotaph_storage::blobs::BlobTier;
-use cenotaph_storage::decide::{Standing, Swap, SwapReply};
+use cenotaph_storage::decide::{RowState, Swap, SwapReply};
 use cenotaph_storage::index::{Batch, CommitError, Index, UnreadableRange};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
 
@@ -109,22 +109,22 @@ impl Context {
     }
 
     /// Returns the durable state of an object.
-    pub(crate) async fn standing(&self, id: &ObjectId) -> Result<Standing> {
-        Reader::of_index(&*self.index).standing(id).await
+    pub(crate) async fn row_state(&self, id: &ObjectId) -> Result<RowState> {
+        Reader::of_index(&*self.index).row_state(id).await
     }
 
     /// Returns the state of an object for a caller that checks its existence at `now`.
     ///
     /// An object that has expired in the index may have a pending extension, so that its state is
     /// read again behind the index's barrier.
-    pub(crate) async fn standing_at(&self, id: &ObjectId, now: Timestamp) -> Result<Standing> {
-        let standing = self.standing(id).await?;
-        if standing.row().is_none_or(|row| row.is_live(now)) {
-            return Ok(standing);
+    pub(crate) async fn row_state_at(&self, id: &ObjectId, now: Timestamp) -> Result<RowState> {
+        let row_state = self.row_state(id).await?;
+        if row_state.row().is_none_or(|row| row.is_live(now)) {
+            return Ok(row_state);
         }
         // Behind the barrier the index shows every batch submitted before this read.
         self.index.barrier().await?;
-        self.standing(id).await
+        self.row_state(id).await
     }
 
     /// Commits a batch and waits until the batch is durable. Drops `keep_alive` after that.

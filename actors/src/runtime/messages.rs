@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{
-    Mend, Precondition, SessionSwap, Swap, SwapReply, UploadMend, Written,
+    Precondition, PutResult, Repair, Swap, SwapReply, UploadRepair, UploadStep,
 };
-use cenotaph_storage::rows::Attributes;
+use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{
     Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId,
 };
@@ -30,10 +30,10 @@ pub(crate) enum ShardMessage {
         reply: Reply<SwapReply>,
     },
     /// Decides this step of a multipart upload and commits its plan.
-    Session {
-        swap: Box<SessionSwap>,
+    UploadStep {
+        swap: Box<UploadStep>,
         permit: Permit,
-        reply: Reply<Option<Written>>,
+        reply: Reply<Option<PutResult>>,
     },
     /// Fences this change of this object, if the change still exists (I6). Replies whether it did.
     Fence {
@@ -43,17 +43,17 @@ pub(crate) enum ShardMessage {
     },
     /// Reads again the entries that a scrub found damaged, and repairs them if `act` requires it.
     /// Replies whether they are damaged.
-    Mend {
+    Repair {
         object: ObjectId,
-        mend: Box<Mend>,
+        repair: Box<Repair>,
         act: Act,
         reply: Reply<bool>,
     },
-    /// As [`Mend`](Self::Mend), for an upload to this object.
-    MendUpload {
+    /// As [`Repair`](Self::Repair), for an upload to this object.
+    RepairUpload {
         object: ObjectId,
         upload: UploadId,
-        mend: Box<UploadMend>,
+        repair: Box<UploadRepair>,
         act: Act,
         reply: Reply<bool>,
     },
@@ -69,8 +69,8 @@ pub(crate) enum ShardMessage {
 pub(crate) enum Act {
     /// No action: the shard only confirms.
     Look,
-    /// Repair in the same turn.
-    Mend,
+    /// RepairLevel in the same turn.
+    Repair,
 }
 
 impl ShardMessage {
@@ -78,10 +78,10 @@ impl ShardMessage {
     pub(crate) fn refuse(self, error: Error) {
         match self {
             Self::Swap { reply, .. } => reply(Err(error)),
-            Self::Session { reply, .. } => reply(Err(error)),
+            Self::UploadStep { reply, .. } => reply(Err(error)),
             Self::Fence { reply, .. }
-            | Self::Mend { reply, .. }
-            | Self::MendUpload { reply, .. } => reply(Err(error)),
+            | Self::Repair { reply, .. }
+            | Self::RepairUpload { reply, .. } => reply(Err(error)),
             Self::Lock { granted, .. } => drop(granted.send(Err(error))),
         }
     }
@@ -163,7 +163,7 @@ pub(crate) enum Purpose {
     Put {
         attributes: Attributes,
         precondition: Precondition,
-        caller: Caller<Written>,
+        caller: Caller<PutResult>,
     },
     /// A part of a multipart upload, with the checksums that its caller declared.
     Part {

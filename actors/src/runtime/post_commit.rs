@@ -2,7 +2,7 @@
 
 use cenotaph_storage::Timestamp;
 use cenotaph_storage::index::{Batch, CommitError, Table};
-use cenotaph_storage::rows::read_expiry_key;
+use cenotaph_storage::records::read_expiry_key;
 
 use crate::runtime::backlog::BacklogUpdate;
 use crate::runtime::context::Context;
@@ -19,7 +19,7 @@ impl PostCommit {
     pub(crate) fn of(batch: &Batch) -> Self {
         let puts = |wanted: Table| {
             batch
-                .changes()
+                .ops()
                 .iter()
                 .filter(move |(table, _, value)| *table == wanted && value.is_some())
         };

@@ -17,7 +17,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cenotaph_storage::ObjectId;
-use cenotaph_storage::decide::{ReadSet, Standing};
+use cenotaph_storage::decide::{ReadSet, RowState};
 use tokio::sync::oneshot;
 
 use crate::shard::pending_writes::{Durable, Ticket};
@@ -25,7 +25,7 @@ use crate::shard::pending_writes::{Durable, Ticket};
 /// Lock on some objects of a shard, for a commit. Dropping it releases the objects unchanged.
 pub(crate) struct ShardLock {
     /// States of the objects, in the order of the request.
-    pub(crate) standings: Vec<Standing>,
+    pub(crate) row_states: Vec<RowState>,
     /// Entries from which these states were read.
     pub(crate) reads: ReadSet,
     /// Ticket of the commit among the shard's batches.
@@ -45,7 +45,7 @@ pub(crate) struct LockedShard {
 enum State {
     Held,
     /// New states of the objects once the commit is durable.
-    Committed(Vec<(ObjectId, Standing)>),
+    Committed(Vec<(ObjectId, RowState)>),
     /// The shard has died, or the lock has ended.
     Void,
 }
@@ -53,7 +53,7 @@ enum State {
 impl ShardLock {
     /// Creates a lock and the shard's side of it.
     pub(crate) fn new(
-        standings: Vec<Standing>,
+        row_states: Vec<RowState>,
         reads: ReadSet,
         ticket: Ticket,
         durable: Durable,
@@ -66,7 +66,7 @@ impl ShardLock {
         };
         (
             Self {
-                standings,
+                row_states,
                 reads,
                 ticket,
                 durable,
@@ -80,7 +80,7 @@ impl ShardLock {
 
 impl LockedShard {
     /// Waits until the lock has ended. Returns the new states of the objects if it has committed.
-    pub(crate) async fn ended(mut self) -> Option<Vec<(ObjectId, Standing)>> {
+    pub(crate) async fn ended(mut self) -> Option<Vec<(ObjectId, RowState)>> {
         let _ = (&mut self.ended).await;
         match std::mem::replace(&mut *locked(&self.state), State::Void) {
             State::Committed(next) => Some(next),
@@ -105,7 +105,7 @@ impl Drop for LockedShard {
 /// since it granted its lock.
 pub(crate) fn commit(
     locks: &[ShardLock],
-    next: Vec<Vec<(ObjectId, Standing)>>,
+    next: Vec<Vec<(ObjectId, RowState)>>,
     submit: impl FnOnce(),
 ) -> bool {
     // In the order of the shards, as every other commit does: no deadlock.
@@ -140,17 +140,17 @@ mod tests {
         let mut pending = PendingWrites::default();
         let ticket = pending.next_ticket();
         ShardLock::new(
-            vec![Standing::Absent(Version::NONE)],
+            vec![RowState::Absent(Version::NONE)],
             ReadSet::default(),
             ticket,
             pending.durable(),
         )
     }
 
-    fn next_states() -> Vec<(ObjectId, Standing)> {
+    fn next_states() -> Vec<(ObjectId, RowState)> {
         vec![(
             ObjectId::try_from("k").unwrap(),
-            Standing::Absent(Version::new(7)),
+            RowState::Absent(Version::new(7)),
         )]
     }
 

@@ -11,7 +11,7 @@
 //! objects of each (`runtime/shard_lock.rs`).
 
 use cenotaph_storage::decide::{self, Plan, Swap, SwapReply};
-use cenotaph_storage::{ObjectId, OperationId, Result, Seam};
+use cenotaph_storage::{ObjectId, OperationId, Result, SyncPoint};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -68,7 +68,7 @@ impl Actor for Shard {
         message: ShardMessage,
         pending: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
-        self.context.env.pass(Seam::ShardBeforeDecide).await;
+        self.context.env.pass(SyncPoint::ShardBeforeDecide).await;
         // Before the decision: durable writes are read from the index.
         pending.trim();
         // After a failed commit the pending writes are not trustworthy: nothing is decided on them.
@@ -77,7 +77,7 @@ impl Actor for Shard {
             return Ok(());
         }
         self.decide(message, pending).await;
-        self.context.env.pass(Seam::ShardAfterSubmit).await;
+        self.context.env.pass(SyncPoint::ShardAfterSubmit).await;
         Ok(())
     }
 }
@@ -93,7 +93,7 @@ impl Shard {
                 let planned = self.plan_swap(pending, &swap).await;
                 self.carry_out(pending, planned, Some(permit), reply);
             }
-            ShardMessage::Session {
+            ShardMessage::UploadStep {
                 swap,
                 permit,
                 reply,
@@ -101,24 +101,24 @@ impl Shard {
                 let planned = self.plan_step(pending, &swap).await;
                 self.carry_out(pending, planned, Some(permit), reply);
             }
-            ShardMessage::Mend {
+            ShardMessage::Repair {
                 object,
-                mend,
+                repair,
                 act,
                 reply,
             } => {
-                let planned = self.plan_repair(pending, &object, &mend).await;
+                let planned = self.plan_repair(pending, &object, &repair).await;
                 self.repair(pending, planned, act, reply);
             }
-            ShardMessage::MendUpload {
+            ShardMessage::RepairUpload {
                 object,
                 upload,
-                mend,
+                repair,
                 act,
                 reply,
             } => {
                 let planned = self
-                    .plan_upload_repair(pending, (&object, &upload), &mend)
+                    .plan_upload_repair(pending, (&object, &upload), &repair)
                     .await;
                 self.repair(pending, planned, act, reply);
             }
@@ -154,8 +154,8 @@ impl Shard {
         let mut reader = Reader::new(&*self.context.index, pending);
         let plan = match reader.change(change).await? {
             Some(recorded) => {
-                let standing = reader.standing(object).await?;
-                decide::fence(change, &recorded, &standing, self.context.env.steady_now())
+                let row_state = reader.row_state(object).await?;
+                decide::fence(change, &recorded, &row_state, self.context.env.steady_now())
             }
             None => decide::not_fenced(),
         };
@@ -170,10 +170,10 @@ impl Shard {
         granted: oneshot::Sender<Result<ShardLock>>,
     ) {
         let mut reader = Reader::new(&*self.context.index, pending);
-        let mut standings = Vec::with_capacity(objects.len());
+        let mut row_states = Vec::with_capacity(objects.len());
         for object in objects {
-            match reader.standing(object).await {
-                Ok(standing) => standings.push(standing),
+            match reader.row_state(object).await {
+                Ok(row_state) => row_states.push(row_state),
                 Err(error) => return drop(granted.send(Err(error))),
             }
         }
@@ -181,14 +181,14 @@ impl Shard {
         // The ticket is taken before the lock is granted: later batches of this shard are ordered
         // after the commit.
         let ticket = pending.next_ticket();
-        let (lock, locked) = ShardLock::new(standings, reads, ticket, pending.durable());
+        let (lock, locked) = ShardLock::new(row_states, reads, ticket, pending.durable());
         // The task is gone: the lock has been dropped unused.
         if granted.send(Ok(lock)).is_err() {
             return;
         }
-        self.context.env.pass(Seam::ShardLent).await;
-        for (object, standing) in locked.ended().await.unwrap_or_default() {
-            pending.set_state(ticket, &object, standing);
+        self.context.env.pass(SyncPoint::ShardLent).await;
+        for (object, row_state) in locked.ended().await.unwrap_or_default() {
+            pending.set_state(ticket, &object, row_state);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{Plan, Standing};
+use cenotaph_storage::decide::{Plan, RowState};
 use cenotaph_storage::index::Table;
 use cenotaph_storage::{ObjectId, OperationId};
 
@@ -18,7 +18,7 @@ use cenotaph_storage::{ObjectId, OperationId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(u64);
 
-/// Progress of a shard: the newest durable ticket. Written by completions, read by the shard.
+/// Progress of a shard: the newest durable ticket. PutResult by completions, read by the shard.
 #[derive(Clone, Default)]
 pub(crate) struct Durable(Arc<AtomicU64>);
 
@@ -35,16 +35,16 @@ impl Durable {
 pub(crate) struct PendingWrites {
     last: u64,
     durable: Durable,
-    standings: BTreeMap<Bytes, (Ticket, Standing)>,
+    row_states: BTreeMap<Bytes, (Ticket, RowState)>,
     settled: BTreeMap<OperationId, Ticket>,
     sessions: BTreeMap<Bytes, (Ticket, Option<Bytes>)>,
     order: VecDeque<(Ticket, Entry)>,
 }
 
 enum Entry {
-    Standing(Bytes),
+    RowState(Bytes),
     Settled(OperationId),
-    Session(Bytes),
+    UploadRecord(Bytes),
 }
 
 impl PendingWrites {
@@ -65,10 +65,10 @@ impl PendingWrites {
     }
 
     /// Returns the pending state of an object, if any.
-    pub(crate) fn standing(&self, id: &ObjectId) -> Option<&Standing> {
-        self.standings
+    pub(crate) fn row_state(&self, id: &ObjectId) -> Option<&RowState> {
+        self.row_states
             .get(id.encoded())
-            .map(|(_, standing)| standing)
+            .map(|(_, row_state)| row_state)
     }
 
     /// Returns whether a pending batch has settled or fenced this change.
@@ -77,27 +77,28 @@ impl PendingWrites {
     }
 
     /// Sets the state of an object as of this batch.
-    pub(crate) fn set_state(&mut self, ticket: Ticket, id: &ObjectId, standing: Standing) {
-        self.standings
-            .insert(id.encoded().clone(), (ticket, standing));
+    pub(crate) fn set_state(&mut self, ticket: Ticket, id: &ObjectId, row_state: RowState) {
+        self.row_states
+            .insert(id.encoded().clone(), (ticket, row_state));
         self.order
-            .push_back((ticket, Entry::Standing(id.encoded().clone())));
+            .push_back((ticket, Entry::RowState(id.encoded().clone())));
     }
 
     /// Records a plan that is about to be submitted, and returns the ticket of its batch.
     pub(crate) fn record<T>(&mut self, plan: &Plan<T>) -> Ticket {
         let ticket = self.next_ticket();
-        for (id, standing) in &plan.rows {
-            self.set_state(ticket, id, standing.clone());
+        for (id, row_state) in &plan.rows {
+            self.set_state(ticket, id, row_state.clone());
         }
         for &change in &plan.settled {
             self.settled.insert(change, ticket);
             self.order.push_back((ticket, Entry::Settled(change)));
         }
-        let uploads = plan.batch.changes().iter();
-        for (_, key, value) in uploads.filter(|(table, ..)| *table == Table::Sessions) {
+        let uploads = plan.batch.ops().iter();
+        for (_, key, value) in uploads.filter(|(table, ..)| *table == Table::Uploads) {
             self.sessions.insert(key.clone(), (ticket, value.clone()));
-            self.order.push_back((ticket, Entry::Session(key.clone())));
+            self.order
+                .push_back((ticket, Entry::UploadRecord(key.clone())));
         }
         ticket
     }
@@ -131,18 +132,18 @@ impl PendingWrites {
             };
             match entry {
                 // An entry is removed only by its own ticket: a later batch may have replaced it.
-                Entry::Standing(key)
+                Entry::RowState(key)
                     if self
-                        .standings
+                        .row_states
                         .get(&key)
                         .is_some_and(|(newest, _)| *newest == ticket) =>
                 {
-                    self.standings.remove(&key);
+                    self.row_states.remove(&key);
                 }
                 Entry::Settled(change) if self.settled.get(&change) == Some(&ticket) => {
                     self.settled.remove(&change);
                 }
-                Entry::Session(key)
+                Entry::UploadRecord(key)
                     if self
                         .sessions
                         .get(&key)
@@ -150,7 +151,7 @@ impl PendingWrites {
                 {
                     self.sessions.remove(&key);
                 }
-                Entry::Standing(_) | Entry::Settled(_) | Entry::Session(_) => {}
+                Entry::RowState(_) | Entry::Settled(_) | Entry::UploadRecord(_) => {}
             }
         }
     }
@@ -161,8 +162,8 @@ mod tests {
     use super::*;
     use cenotaph_storage::Version;
 
-    fn absent(version: u64) -> Standing {
-        Standing::Absent(Version::new(version))
+    fn absent(version: u64) -> RowState {
+        RowState::Absent(Version::new(version))
     }
 
     #[test]
@@ -175,19 +176,19 @@ mod tests {
         pending.set_state(second, &id, absent(2));
         pending.trim();
         assert_eq!(
-            pending.standing(&id),
+            pending.row_state(&id),
             Some(&absent(2)),
             "nothing is durable yet"
         );
         pending.durable().reached(first);
         pending.trim();
         assert_eq!(
-            pending.standing(&id),
+            pending.row_state(&id),
             Some(&absent(2)),
             "the newest write is not durable yet"
         );
         pending.durable().reached(second);
         pending.trim();
-        assert_eq!(pending.standing(&id), None);
+        assert_eq!(pending.row_state(&id), None);
     }
 }

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{
-    Mend, ReadSet, ReadValue, Seen, SeenEntry, SeenUpload, Sight, Standing, Swap, SwapView,
-    UploadMend,
+    ReadSet, ReadValue, Repair, RowState, Seen, SeenEntry, SeenUpload, Sight, Swap, SwapView,
+    UploadRepair,
 };
 use cenotaph_storage::index::{Index, Range, Table};
-use cenotaph_storage::rows::{
-    Change, Filed, Row, Session, floor_key, part_key, parts_prefix, read_floor, read_part_key,
-    session_key, write_floor,
+use cenotaph_storage::records::{
+    Change, Filed, Row, UploadRecord, decode_last_version, encode_last_version, last_version_key,
+    part_key, parts_prefix, read_part_key, upload_record_key,
 };
 use cenotaph_storage::{
     Error, ErrorKind, ObjectId, OperationId, PartNumber, Result, UploadId, Version,
@@ -58,19 +58,19 @@ impl<'a> Reader<'a> {
 
     /// Returns the state that the decision of a swap depends on.
     pub(crate) async fn swap_view(&mut self, swap: &Swap) -> Result<SwapView> {
-        let (standing, is_unreadable) = match self.standing(&swap.id).await {
+        let (row_state, is_unreadable) = match self.row_state(&swap.id).await {
             Err(error) if error.kind() == ErrorKind::Corrupt && swap.replaces_unread() => {
                 tracing::warn!(%error, "a row that can't be read is replaced");
-                (Standing::Absent(Version::NONE), true)
+                (RowState::Absent(Version::NONE), true)
             }
-            standing => (standing?, false),
+            row_state => (row_state?, false),
         };
         let change_is_live = match swap.change() {
             Some(change) => self.change(change).await?.is_some(),
             None => true,
         };
         Ok(SwapView {
-            standing,
+            row_state,
             is_unreadable,
             change_is_live,
         })
@@ -80,41 +80,41 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`] if its entry can't be read.
-    pub(crate) async fn standing(&mut self, id: &ObjectId) -> Result<Standing> {
+    pub(crate) async fn row_state(&mut self, id: &ObjectId) -> Result<RowState> {
         match self.pending_state(id) {
-            Some(standing) => Ok(standing),
+            Some(row_state) => Ok(row_state),
             None => self.durable_state(id).await,
         }
     }
 
-    fn pending_state(&mut self, id: &ObjectId) -> Option<Standing> {
-        let standing = self.pending?.standing(id)?.clone();
-        let row = match &standing {
-            Standing::Present(row) => ReadValue::Value(row.encode()),
-            Standing::Absent(_) => ReadValue::Absent,
+    fn pending_state(&mut self, id: &ObjectId) -> Option<RowState> {
+        let row_state = self.pending?.row_state(id)?.clone();
+        let row = match &row_state {
+            RowState::Present(row) => ReadValue::Value(row.encode()),
+            RowState::Absent(_) => ReadValue::Absent,
         };
         self.reads.note(Table::Rows, id.encoded().clone(), row);
         // The decision rests on the last version, too, which is an entry of its own.
-        if let Standing::Absent(last) = standing {
+        if let RowState::Absent(last) = row_state {
             let value = match last {
                 Version::NONE => ReadValue::Absent,
-                last => ReadValue::Value(write_floor(last)),
+                last => ReadValue::Value(encode_last_version(last)),
             };
-            self.reads.note(Table::Meta, floor_key(id), value);
+            self.reads.note(Table::Meta, last_version_key(id), value);
         }
-        Some(standing)
+        Some(row_state)
     }
 
-    async fn durable_state(&mut self, id: &ObjectId) -> Result<Standing> {
+    async fn durable_state(&mut self, id: &ObjectId) -> Result<RowState> {
         if let Some(value) = self.entry(Table::Rows, id.encoded().clone()).await? {
             let row = Row::decode(&value).map_err(|error| error.with_id(id))?;
-            return Ok(Standing::Present(Box::new(row)));
+            return Ok(RowState::Present(Box::new(row)));
         }
-        let last = match self.entry(Table::Meta, floor_key(id)).await? {
-            Some(value) => read_floor(&value).map_err(|error| error.with_id(id))?,
+        let last = match self.entry(Table::Meta, last_version_key(id)).await? {
+            Some(value) => decode_last_version(&value).map_err(|error| error.with_id(id))?,
             None => Version::NONE,
         };
-        Ok(Standing::Absent(last))
+        Ok(RowState::Absent(last))
     }
 
     /// Returns a change, `None` if it has been settled.
@@ -140,11 +140,11 @@ impl<'a> Reader<'a> {
     /// Returns the value of a key in the upload table.
     pub(crate) async fn upload_entry(&mut self, key: Bytes) -> Result<Option<Bytes>> {
         let Some(value) = self.pending.and_then(|pending| pending.session(&key)) else {
-            return self.entry(Table::Sessions, key).await;
+            return self.entry(Table::Uploads, key).await;
         };
         let value = value.cloned();
         self.reads
-            .note(Table::Sessions, key, as_read(value.as_ref()));
+            .note(Table::Uploads, key, as_read(value.as_ref()));
         Ok(value)
     }
 
@@ -170,7 +170,7 @@ impl<'a> Reader<'a> {
         let mut entries: BTreeMap<Bytes, Bytes> = BTreeMap::new();
         let mut range = Range::prefix(&prefix, PARTS_PAGE);
         loop {
-            let page = snapshot.scan(Table::Sessions, range.clone()).await?;
+            let page = snapshot.scan(Table::Uploads, range.clone()).await?;
             let last = page.last().map(|(key, _)| key.clone());
             let is_full = page.len() == PARTS_PAGE;
             entries.extend(page);
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
         }
         for (key, value) in &entries {
             let value = ReadValue::Value(value.clone());
-            self.reads.note(Table::Sessions, key.clone(), value);
+            self.reads.note(Table::Uploads, key.clone(), value);
         }
         Ok(entries)
     }
@@ -214,14 +214,14 @@ impl<'a> Reader<'a> {
 /// Reads for repairs, which accept damaged entries.
 impl Reader<'_> {
     /// Returns the newest state of an object for a repair.
-    pub(crate) async fn sight(&mut self, id: &ObjectId, mend: &Mend) -> Result<Sight> {
+    pub(crate) async fn sight(&mut self, id: &ObjectId, repair: &Repair) -> Result<Sight> {
         let pending = self.pending_state(id);
         let is_pending = pending.is_some();
         let seen = match pending {
-            Some(standing) => Seen::Whole(standing),
+            Some(row_state) => Seen::Whole(row_state),
             None => self.seen(id).await?,
         };
-        let entry = self.maybe_broken(mend.reads(id, &seen)).await?;
+        let entry = self.maybe_broken(repair.reads(id, &seen)).await?;
         Ok(Sight {
             seen,
             entry,
@@ -232,15 +232,15 @@ impl Reader<'_> {
     async fn seen(&mut self, id: &ObjectId) -> Result<Seen> {
         let row = self.entry(Table::Rows, id.encoded().clone()).await;
         match decoded(row, Row::decode)? {
-            SeenEntry::Whole(row) => return Ok(Seen::Whole(Standing::Present(Box::new(row)))),
+            SeenEntry::Whole(row) => return Ok(Seen::Whole(RowState::Present(Box::new(row)))),
             SeenEntry::Broken => return Ok(Seen::BrokenRow),
             SeenEntry::Absent => {}
         }
-        let last = self.entry(Table::Meta, floor_key(id)).await;
-        Ok(match decoded(last, read_floor)? {
-            SeenEntry::Whole(last) => Seen::Whole(Standing::Absent(last)),
-            SeenEntry::Broken => Seen::BrokenFloor,
-            SeenEntry::Absent => Seen::Whole(Standing::Absent(Version::NONE)),
+        let last = self.entry(Table::Meta, last_version_key(id)).await;
+        Ok(match decoded(last, decode_last_version)? {
+            SeenEntry::Whole(last) => Seen::Whole(RowState::Absent(last)),
+            SeenEntry::Broken => Seen::BrokenLastVersion,
+            SeenEntry::Absent => Seen::Whole(RowState::Absent(Version::NONE)),
         })
     }
 
@@ -248,15 +248,15 @@ impl Reader<'_> {
     pub(crate) async fn seen_upload(
         &mut self,
         (object, upload): (&ObjectId, &UploadId),
-        mend: &UploadMend,
+        repair: &UploadRepair,
     ) -> Result<SeenUpload> {
-        let key = session_key(object, upload);
+        let key = upload_record_key(object, upload);
         let mut is_pending = self.is_pending_upload(&key);
-        let session = decoded(self.upload_entry(key).await, Session::decode)?;
+        let session = decoded(self.upload_entry(key).await, UploadRecord::decode)?;
         let mut parts = BTreeMap::new();
-        match mend {
-            UploadMend::Expiry { .. } => {}
-            UploadMend::Excise => {
+        match repair {
+            UploadRepair::Expiry { .. } => {}
+            UploadRepair::RemoveRecord => {
                 let filed = match self.part_entries(upload).await {
                     // Unreadable parts are left: they become parts without an upload record.
                     Err(error) => broken(error, BTreeMap::new())?,
@@ -270,14 +270,14 @@ impl Reader<'_> {
                     parts.insert(number, decoded(Ok(Some(value)), Filed::decode)?);
                 }
             }
-            UploadMend::GiveUp { number, .. } | UploadMend::Checksums { number, .. } => {
+            UploadRepair::GiveUp { number, .. } | UploadRepair::Checksums { number, .. } => {
                 let key = part_key(upload, *number);
                 is_pending |= self.is_pending_upload(&key);
                 let part = self.upload_entry(key).await;
                 parts.insert(*number, decoded(part, Filed::decode)?);
             }
         }
-        let entry = self.maybe_broken(mend.reads(object, upload)).await?;
+        let entry = self.maybe_broken(repair.reads(object, upload)).await?;
         Ok(SeenUpload {
             session,
             parts,

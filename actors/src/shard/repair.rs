@@ -1,7 +1,7 @@
 //! Repairs: a shard confirms a finding of a scrub on the newest state, and repairs it in the same
 //! turn (I3).
 
-use cenotaph_storage::decide::{Mend, Plan, UploadMend};
+use cenotaph_storage::decide::{Plan, Repair, UploadRepair};
 use cenotaph_storage::{ObjectId, Result, UploadId};
 
 use super::{Reader, Shard};
@@ -15,11 +15,11 @@ impl Shard {
         &self,
         pending: &PendingWrites,
         object: &ObjectId,
-        mend: &Mend,
+        repair: &Repair,
     ) -> Result<Option<Plan<bool>>> {
         let mut reader = Reader::new(&*self.context.index, pending);
-        let sight = reader.sight(object, mend).await?;
-        let plan = mend.decide(object, &sight, self.context.env.steady_now());
+        let sight = reader.sight(object, repair).await?;
+        let plan = repair.decide(object, &sight, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
     }
 
@@ -28,11 +28,11 @@ impl Shard {
         &self,
         pending: &PendingWrites,
         (object, upload): (&ObjectId, &UploadId),
-        mend: &UploadMend,
+        repair: &UploadRepair,
     ) -> Result<Option<Plan<bool>>> {
         let mut reader = Reader::new(&*self.context.index, pending);
-        let seen = reader.seen_upload((object, upload), mend).await?;
-        let plan = mend.decide(object, upload, &seen, self.context.env.steady_now());
+        let seen = reader.seen_upload((object, upload), repair).await?;
+        let plan = repair.decide(object, upload, &seen, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
     }
 
@@ -45,7 +45,7 @@ impl Shard {
         reply: Reply<bool>,
     ) {
         match planned {
-            Ok(Some(plan)) if act == Act::Mend => self.carry_out(pending, Ok(plan), None, reply),
+            Ok(Some(plan)) if act == Act::Repair => self.carry_out(pending, Ok(plan), None, reply),
             Ok(plan) => reply(Ok(plan.is_some())),
             Err(error) => reply(Err(error)),
         }

@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cenotaph_storage::decide::{Plan, SessionMutation, SessionSwap, SessionView, Written};
+use cenotaph_storage::decide::{Plan, PutResult, UploadMutation, UploadStep, UploadView};
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::rows::{Filed, Phase, Session, parts_prefix, read_part_key, session_key};
+use cenotaph_storage::records::{
+    Filed, Phase, UploadRecord, parts_prefix, read_part_key, upload_record_key,
+};
 use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, Result};
 
 use super::{Reader, Shard};
@@ -23,12 +25,12 @@ impl Context {
     /// [`compare_and_write`](Self::compare_and_write) is.
     pub(crate) async fn step(
         &self,
-        swap: SessionSwap,
+        swap: UploadStep,
         permit: &Permit,
-        wrap: impl Fn(Reply<Option<Written>>) -> Reply<Option<Written>>,
-    ) -> Result<Option<Written>> {
+        wrap: impl Fn(Reply<Option<PutResult>>) -> Reply<Option<PutResult>>,
+    ) -> Result<Option<PutResult>> {
         let id = swap.id.clone();
-        self.deliver(&id, |reply| ShardMessage::Session {
+        self.deliver(&id, |reply| ShardMessage::UploadStep {
             swap: Box::new(swap.clone()),
             permit: permit.clone(),
             reply: wrap(reply),
@@ -43,15 +45,15 @@ impl Context {
     /// [`ErrorKind::Overloaded`] if its turn does not come within `wait`.
     pub(crate) async fn end(
         &self,
-        swap: SessionSwap,
+        swap: UploadStep,
         permit: Permit,
         wait: Option<Duration>,
-    ) -> Result<Option<Written>> {
+    ) -> Result<Option<PutResult>> {
         let parts = Range::prefix(&parts_prefix(&swap.upload), usize::from(PARTS_MAX));
         let parts = self
             .index
             .snapshot()?
-            .keys_over(Table::Sessions, parts)
+            .keys_over(Table::Uploads, parts)
             .await?
             .entries
             .len();
@@ -76,8 +78,8 @@ impl Shard {
     pub(super) async fn plan_step(
         &self,
         pending: &PendingWrites,
-        step: &SessionSwap,
-    ) -> Result<Plan<Option<Written>>> {
+        step: &UploadStep,
+    ) -> Result<Plan<Option<PutResult>>> {
         let mut reader = Reader::new(&*self.context.index, pending);
         let view = view(&mut reader, step).await?;
         let mut plan = step.decide(&view, self.context.env.steady_now());
@@ -87,27 +89,27 @@ impl Shard {
 }
 
 /// Reads the state that the decision depends on. Parts are read only if the decision needs them.
-pub(super) async fn view(reader: &mut Reader<'_>, step: &SessionSwap) -> Result<SessionView> {
-    let key = session_key(&step.id, &step.upload);
+pub(super) async fn view(reader: &mut Reader<'_>, step: &UploadStep) -> Result<UploadView> {
+    let key = upload_record_key(&step.id, &step.upload);
     let is_pending = reader.is_pending_upload(&key);
     let record = reader.upload_entry(key).await?;
-    let session = record.map(|value| Session::decode(&value)).transpose()?;
+    let session = record
+        .map(|value| UploadRecord::decode(&value))
+        .transpose()?;
     let is_open = session
         .as_ref()
         .is_some_and(|session| session.phase == Phase::Open);
     let filed = match &step.mutation {
-        SessionMutation::Initiate(_) => BTreeMap::new(),
-        SessionMutation::Part { number, .. } => reader.part_entry(&step.upload, *number).await?,
-        SessionMutation::Complete { .. }
-        | SessionMutation::Abort { .. }
-        | SessionMutation::Expire
+        UploadMutation::Initiate(_) => BTreeMap::new(),
+        UploadMutation::Part { number, .. } => reader.part_entry(&step.upload, *number).await?,
+        UploadMutation::Complete { .. } | UploadMutation::Abort { .. } | UploadMutation::Expire
             if is_open =>
         {
             reader.part_entries(&step.upload).await?
         }
-        SessionMutation::Complete { .. }
-        | SessionMutation::Abort { .. }
-        | SessionMutation::Expire => BTreeMap::new(),
+        UploadMutation::Complete { .. } | UploadMutation::Abort { .. } | UploadMutation::Expire => {
+            BTreeMap::new()
+        }
     };
     let mut parts = BTreeMap::new();
     let mut lost = BTreeSet::new();
@@ -119,17 +121,17 @@ pub(super) async fn view(reader: &mut Reader<'_>, step: &SessionSwap) -> Result<
         }
     }
     let change_is_live = match step.mutation {
-        SessionMutation::Part { .. } => reader.change(step.operation).await?.is_some(),
-        SessionMutation::Initiate(_)
-        | SessionMutation::Complete { .. }
-        | SessionMutation::Abort { .. }
-        | SessionMutation::Expire => true,
+        UploadMutation::Part { .. } => reader.change(step.operation).await?.is_some(),
+        UploadMutation::Initiate(_)
+        | UploadMutation::Complete { .. }
+        | UploadMutation::Abort { .. }
+        | UploadMutation::Expire => true,
     };
-    Ok(SessionView {
+    Ok(UploadView {
         session,
         parts,
         lost,
-        standing: reader.standing(&step.id).await?,
+        row_state: reader.row_state(&step.id).await?,
         change_is_live,
         is_pending,
     })

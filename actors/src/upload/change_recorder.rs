@@ -6,7 +6,7 @@
 //! without a blob, which counts as deleted.
 
 use cenotaph_storage::decide::record;
-use cenotaph_storage::rows::Change;
+use cenotaph_storage::records::Change;
 use cenotaph_storage::{ObjectId, OperationId, Result, RevisionId};
 
 use super::nothing_named;

@@ -15,8 +15,8 @@
 
 use std::sync::Arc;
 
-use cenotaph_storage::rows::{BlockChecksums, Extent};
-use cenotaph_storage::{Error, ErrorKind, ObjectId, PartEtag, Reason, Result, Seam};
+use cenotaph_storage::records::{BlockChecksums, Extent};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, PartEtag, Reason, Result, SyncPoint};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
@@ -138,7 +138,7 @@ impl Actor for Upload {
                     self.context.wake_sweeper();
                 }
             }
-            self.context.env.pass(Seam::UploadAfterCommit).await;
+            self.context.env.pass(SyncPoint::UploadAfterCommit).await;
         }
         myself.stop(None);
         Ok(())

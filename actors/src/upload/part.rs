@@ -1,8 +1,8 @@
 //! A part: steps 1 and 5 of an upload whose revision becomes a part of a multipart upload.
 
-use cenotaph_storage::decide::{SessionMutation, SessionSwap, Written};
-use cenotaph_storage::rows::Part;
-use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, Seam, UploadId};
+use cenotaph_storage::decide::{PutResult, UploadMutation, UploadStep};
+use cenotaph_storage::records::Part;
+use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, SyncPoint, UploadId};
 use tokio::sync::oneshot;
 
 use super::change_recorder::ChangeRecorder;
@@ -41,20 +41,20 @@ impl Upload {
             Permit::free(),
             false,
         );
-        context.env.pass(Seam::UploadBeforeRecord).await;
+        context.env.pass(SyncPoint::UploadBeforeRecord).await;
 
         // Checked before the first byte is uploaded, and again by the shard in step 5.
         context.check_upload(&part.id, &part.upload).await?;
         let mut recorder =
             ChangeRecorder::open(context.clone(), part.id.clone(), part.operation, 1).await?;
-        context.env.pass(Seam::UploadAfterRecord).await;
+        context.env.pass(SyncPoint::UploadAfterRecord).await;
 
         let mut reader = SourceReader::new(source, most, &part.declared);
         let revision = recorder.next().await?;
         let finished = self
             .stream_one(&part.id, revision, &mut reader, memory, &mut caller_gone)
             .await?;
-        context.env.pass(Seam::UploadAfterClose).await;
+        context.env.pass(SyncPoint::UploadAfterClose).await;
 
         self.file(part, finished, recorder).await
     }
@@ -90,11 +90,11 @@ impl Upload {
             etag,
             uploaded: self.context.env.steady_now(),
         };
-        let swap = SessionSwap {
+        let swap = UploadStep {
             id,
             upload,
             operation,
-            mutation: SessionMutation::Part {
+            mutation: UploadMutation::Part {
                 number,
                 part,
                 blocks,
@@ -102,10 +102,10 @@ impl Upload {
         };
         let guard = recorder.guard();
         // Every delivery carries the caller and the guard, as the commit of a put.
-        let wrap = move |reply: Reply<Option<Written>>| -> Reply<Option<Written>> {
+        let wrap = move |reply: Reply<Option<PutResult>>| -> Reply<Option<PutResult>> {
             let caller = caller.clone();
             let guard = guard.clone();
-            Box::new(move |answer: Result<Option<Written>>| {
+            Box::new(move |answer: Result<Option<PutResult>>| {
                 caller.answer(answer.clone().map(|_| uploaded));
                 drop(guard);
                 reply(answer);

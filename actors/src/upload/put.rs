@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use cenotaph_storage::decide::{
-    self, Expected, Mutation, Precondition, Standing, Swap, SwapReply, Written, conflict,
+    self, ExpectedRow, Mutation, Precondition, PutResult, RowState, Swap, SwapReply, conflict,
 };
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Attributes, Manifest};
-use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, Seam, Version};
+use cenotaph_storage::records::{Attributes, Manifest};
+use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, SyncPoint, Version};
 use tokio::sync::oneshot;
 
 use super::change_recorder::ChangeRecorder;
@@ -26,7 +26,7 @@ pub(super) struct Put {
     pub(super) operation: OperationId,
     pub(super) attributes: Attributes,
     pub(super) precondition: Precondition,
-    pub(super) caller: Caller<Written>,
+    pub(super) caller: Caller<PutResult>,
     pub(super) permit: Permit,
 }
 
@@ -46,32 +46,32 @@ impl Upload {
             Some(split) => split.buffer_bytes(&context.blobs),
             None => context.blobs.upload_buffer_bytes(source.bytes),
         };
-        context.env.pass(Seam::UploadBeforeRecord).await;
+        context.env.pass(SyncPoint::UploadBeforeRecord).await;
 
         let now = context.env.steady_now();
-        let standing = match context.standing_at(&put.id, now).await {
+        let row_state = match context.row_state_at(&put.id, now).await {
             // Without a precondition the swap replaces an unreadable row.
             Err(error)
                 if error.kind() == ErrorKind::Corrupt && put.precondition == Precondition::None =>
             {
-                Standing::Absent(Version::NONE)
+                RowState::Absent(Version::NONE)
             }
-            standing => standing?,
+            row_state => row_state?,
         };
         // Checked here to fail early, and again by the shard, which decides.
-        if let Err(current) = put.precondition.check(standing.live(now)) {
+        if let Err(current) = put.precondition.check(row_state.live(now)) {
             context.counters.conflicts.fetch_add(1, Ordering::Relaxed);
             return Err(conflict("put", current));
         }
         // The swap compares with this row: a write that commits while bytes flow supersedes the
         // put.
-        let expected = standing.expectation(now);
+        let expected = row_state.expectation(now);
         let most = split
             .as_ref()
             .map_or(1, |split| split.blobs_max(source.bytes));
         let mut recorder =
             ChangeRecorder::open(context.clone(), put.id.clone(), put.operation, most).await?;
-        context.env.pass(Seam::UploadAfterRecord).await;
+        context.env.pass(SyncPoint::UploadAfterRecord).await;
 
         let cut = Cut {
             split: split.as_ref(),
@@ -82,7 +82,7 @@ impl Upload {
         let (parts, checksum) = self
             .stream(&put.id, &mut recorder, source, cut, &mut caller_gone)
             .await?;
-        context.env.pass(Seam::UploadAfterClose).await;
+        context.env.pass(SyncPoint::UploadAfterClose).await;
 
         self.commit(put, parts, checksum, expected, recorder.guard())
             .await
@@ -94,7 +94,7 @@ impl Upload {
         put: Put,
         parts: Vec<Finished>,
         checksum: Option<Checksum>,
-        expected: Expected,
+        expected: ExpectedRow,
         guard: WriteGuard,
     ) -> Result<()> {
         let Put {
@@ -106,7 +106,7 @@ impl Upload {
             permit,
         } = put;
         if self.context.env.planted(Bug::BlobDeletedBeforeSwap)
-            && let Expected::Tombstone {
+            && let ExpectedRow::Tombstone {
                 first: Some(old), ..
             } = expected
         {

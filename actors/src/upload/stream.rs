@@ -18,8 +18,10 @@ use std::time::Duration;
 
 use cenotaph_storage::blobs::BlobWriter;
 use cenotaph_storage::decide;
-use cenotaph_storage::rows::{BlockChecksums, Extent};
-use cenotaph_storage::{Checksum, Error, ErrorKind, ObjectId, Reason, Result, RevisionId, Seam};
+use cenotaph_storage::records::{BlockChecksums, Extent};
+use cenotaph_storage::{
+    Checksum, Error, ErrorKind, ObjectId, Reason, Result, RevisionId, SyncPoint,
+};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
@@ -203,7 +205,7 @@ impl Upload {
                 )
                 .with_source(error)
             })?;
-            self.context.env.pass(Seam::UploadMidStream).await;
+            self.context.env.pass(SyncPoint::UploadMidStream).await;
             if room == 0 {
                 // Read ahead: a payload that ends here must not get an empty blob after this one.
                 return Ok(if reader.has_more().await? {
@@ -221,12 +223,12 @@ impl Upload {
         revision: RevisionId,
         writer: BlobWriter,
     ) -> Result<Finished> {
-        self.context.env.pass(Seam::UploadBeforeClose).await;
+        self.context.env.pass(SyncPoint::UploadBeforeClose).await;
         let blob = writer
             .finish()
             .await
             .map_err(|error| nothing_named(&error, id))?;
-        self.context.env.pass(Seam::UploadAfterBlob).await;
+        self.context.env.pass(SyncPoint::UploadAfterBlob).await;
         let extent = Extent {
             revision,
             bytes: blob.bytes,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{Entry, Expiration, Head, Timestamp};
+use cenotaph::{Entry, Expiration, ObjectMeta, Timestamp};
 use serde_json::{Value, json};
 
 use crate::args::LsArgs;
@@ -103,7 +103,7 @@ fn in_json(entry: &Entry) -> Value {
 }
 
 /// Returns the metadata of an object for scripts.
-pub(crate) fn head_in_json(head: &Head) -> Value {
+pub(crate) fn head_in_json(head: &ObjectMeta) -> Value {
     let metadata = &head.metadata;
     let attributes = &metadata.attributes;
     json!({

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{Fate, Finding, ScrubDepth, ScrubProgress, ScrubReport};
+use cenotaph::{Finding, RepairOutcome, ScrubDepth, ScrubProgress, ScrubReport};
 use serde_json::{Value, json};
 
 use crate::args::ScrubArgs;
@@ -71,11 +71,11 @@ fn print_finding(report: &Report, finding: &Finding) -> Result<(), Failure> {
 }
 
 /// Returns the outcome of a finding as a word.
-fn fate(fate: Fate) -> &'static str {
+fn fate(fate: RepairOutcome) -> &'static str {
     match fate {
-        Fate::Left => "left",
-        Fate::Repaired => "repaired",
-        Fate::Withheld => "withheld",
+        RepairOutcome::Left => "left",
+        RepairOutcome::Repaired => "repaired",
+        RepairOutcome::Withheld => "withheld",
     }
 }
 
@@ -127,7 +127,7 @@ fn success(scrubbed: &ScrubReport) -> Result<(), Failure> {
     match scrubbed
         .findings
         .iter()
-        .find(|finding| finding.fate != Fate::Repaired)
+        .find(|finding| finding.fate != RepairOutcome::Repaired)
     {
         Some(first) => Err(Failure::Failed(format!(
             "{left} left; the first: {}",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{Expiration, Head};
+use cenotaph::{Expiration, ObjectMeta};
 
 use crate::args::StatArgs;
 use crate::commands::ls::head_in_json;
@@ -23,7 +23,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: &StatArgs) -> R
 }
 
 /// Formats the metadata of an object as a table. Absent attributes have no row.
-fn in_words(head: &Head) -> String {
+fn in_words(head: &ObjectMeta) -> String {
     let metadata = &head.metadata;
     let attributes = &metadata.attributes;
     let row = |name: &str, value: String| [name.to_owned(), human::key(&value)];

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cenotaph::{Entry, Head};
+use cenotaph::{Entry, ObjectMeta};
 use futures::TryStreamExt;
 use serde_json::json;
 
@@ -148,7 +148,7 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Exports an object.
-    async fn export_object(&self, head: Head) -> Outcome {
+    async fn export_object(&self, head: ObjectMeta) -> Outcome {
         let relative = head
             .id
             .key()
@@ -170,7 +170,7 @@ impl Job<'_> {
     }
 
     /// Returns the mode and time that the file of this object gets.
-    fn file_metadata(&self, head: &Head) -> FileMetadata {
+    fn file_metadata(&self, head: &ObjectMeta) -> FileMetadata {
         let file_metadata = FileMetadata::from_custom(&head.metadata.attributes.custom);
         // Dropped by default: anybody who can write to the store could otherwise plant a setuid
         // program.
@@ -185,7 +185,7 @@ impl Job<'_> {
     /// compared only if the sizes are equal and time or mode differs.
     async fn plan(
         &self,
-        head: &Head,
+        head: &ObjectMeta,
         path: &Path,
         file_metadata: FileMetadata,
     ) -> Result<Plan, String> {
@@ -280,7 +280,7 @@ impl Job<'_> {
     /// Writes an object to a file. Returns its number of bytes.
     async fn write(
         &self,
-        head: &Head,
+        head: &ObjectMeta,
         path: &Path,
         file_metadata: FileMetadata,
         existing: Existing,

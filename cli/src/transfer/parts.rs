@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cenotaph::{Body, ErrorKind, Limits, ObjectId, PartEtag, Upload, Written};
+use cenotaph::{Body, ErrorKind, Limits, ObjectId, PartEtag, PutResult, Upload};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
@@ -301,7 +301,7 @@ impl InParts<'_> {
         &self,
         upload: &Upload,
         parts: &BTreeMap<u32, PartEtag>,
-    ) -> Result<Written, Failure> {
+    ) -> Result<PutResult, Failure> {
         let parts = || parts.iter().map(|(number, etag)| (*number, *etag));
         let complete = async || {
             upload

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
-use cenotaph::{Body, ObjectId, Written};
+use cenotaph::{Body, ObjectId, PutResult};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::store::Store;
@@ -34,7 +34,7 @@ pub(crate) async fn put_body(
     id: &ObjectId,
     body: Body,
     put_options: &PutOptions,
-) -> cenotaph::Result<Written> {
+) -> cenotaph::Result<PutResult> {
     store
         .engine
         .put(id, body)
@@ -51,7 +51,7 @@ pub(crate) async fn put_file(
     file: &Source,
     put_options: &PutOptions,
     bar: &Bar,
-) -> Result<Written, PutError> {
+) -> Result<PutResult, PutError> {
     retrying(&store.env, async || {
         // Bytes of this attempt. If it fails, the bar must lose them: the next attempt reads the
         // file again.
@@ -73,7 +73,7 @@ async fn put_once(
     put_options: &PutOptions,
     bar: &Bar,
     counted: &Arc<AtomicU64>,
-) -> Result<Written, PutError> {
+) -> Result<PutResult, PutError> {
     let whole = if file.bytes <= WHOLE_BYTES_MAX {
         read_whole(store, file).await?
     } else {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use cenotaph::{Attributes, ErrorKind, Expiration, ObjectId, Outcome, Precondition, Written};
+use cenotaph::{Attributes, ErrorKind, Expiration, ObjectId, Outcome, Precondition, PutResult};
 use serde_json::{Value, json};
 
 use crate::transfer::retry::Retryable;
@@ -102,7 +102,7 @@ impl Retryable for PutError {
 pub(crate) fn print_written(
     report: &Report,
     id: &ObjectId,
-    written: &Written,
+    written: &PutResult,
     mut fields: Value,
 ) -> Result<(), Failure> {
     let version = written.version.map(cenotaph::Version::get);

@@ -2,13 +2,13 @@
 
 use std::future::IntoFuture;
 
-use cenotaph_storage::decide::{Precondition, Selection, Written};
+use cenotaph_storage::decide::{Precondition, PutResult, Selection};
 use cenotaph_storage::{PartEtag, PartNumber, Result};
 use futures::future::BoxFuture;
 
 use super::Upload;
 use crate::observe::{observed, operation_span};
-use crate::setters::precondition_setters;
+use crate::ops::setters::precondition_setters;
 
 /// Builder of a completion. `.await` it to complete the upload. See [`Upload::complete`].
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Complete {
 
     precondition_setters!();
 
-    async fn run(self) -> Result<Written> {
+    async fn run(self) -> Result<PutResult> {
         let Self {
             upload:
                 Upload {
@@ -76,8 +76,8 @@ impl Complete {
 }
 
 impl IntoFuture for Complete {
-    type Output = Result<Written>;
-    type IntoFuture = BoxFuture<'static, Result<Written>>;
+    type Output = Result<PutResult>;
+    type IntoFuture = BoxFuture<'static, Result<PutResult>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let span = operation_span!("complete", object = %self.upload.id);

@@ -11,9 +11,9 @@ use futures::future::BoxFuture;
 
 use super::Upload;
 use crate::body::Body;
-use crate::copy::read_error_of;
-use crate::get::Object;
 use crate::observe::{counted, observed, operation_span};
+use crate::ops::copy::read_error_of;
+use crate::ops::get::Object;
 
 /// Builder of an upload of a part. `.await` it to upload the part. See [`Upload::part`].
 #[derive(Debug)]

@@ -8,13 +8,13 @@
 use uuid::Uuid;
 
 use super::format::{self, Landing, Orphan};
-use super::monitor::Monitor;
+use super::model::Model;
 use super::words::short;
-use crate::blobs::Blobs;
-use crate::coverage::Coverage;
-use crate::trace::Tick;
+use crate::report::coverage::Coverage;
+use crate::report::trace::Tick;
+use crate::tiers::blobs::Blobs;
 
-impl Monitor {
+impl Model {
     /// Checks an entry of the orphan queue, or its removal, and takes it into the model.
     pub(super) fn orphan(
         &mut self,

@@ -10,17 +10,17 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::call::{Call, Demand};
+use super::commit_observer::Changed;
 use super::format::{Change, Landing, Row};
-use super::monitor::{Monitor, Revision};
+use super::model::{Model, Revision};
 use super::trailers::payload_in;
-use super::witness::Changed;
 use super::words::short;
-use crate::blobs::Blobs;
-use crate::coverage::Coverage;
-use crate::payload::write_of;
-use crate::trace::Tick;
+use crate::report::coverage::Coverage;
+use crate::report::trace::Tick;
+use crate::tiers::blobs::Blobs;
+use crate::workload::payload::write_of;
 
-impl Monitor {
+impl Model {
     /// Returns the first revisions that an upload may have seen in its object's row when it began.
     /// They are those of the rows from its call until its change was durable.
     pub(super) fn seen_by(

@@ -242,7 +242,7 @@ pub(crate) fn store_of_marker(marker: &[u8]) -> Option<Uuid> {
 }
 
 /// Returns the key of an object's last version in the meta table.
-pub(crate) fn floor_key(object: &[u8]) -> Vec<u8> {
+pub(crate) fn last_version_key(object: &[u8]) -> Vec<u8> {
     [b"floor\0", object].concat()
 }
 

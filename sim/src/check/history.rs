@@ -20,39 +20,35 @@ use bytes::Bytes;
 
 use super::call::{About, Answer, Asked, Call, Called, Demand, Listed};
 use super::format::Row;
-use super::monitor::Monitor;
+use super::model::Model;
 use super::writes::Put;
 use crate::faults::{BLOB_READ_FAULTS, Fault};
-use crate::plan::Fate;
-use crate::trace::Tick;
+use crate::report::trace::Tick;
+use crate::workload::plan::Fate;
 
 /// Checks every call of a finished run.
-pub(crate) fn check_history(monitor: &mut Monitor) {
+pub(crate) fn check_history(model: &mut Model) {
     let mut found = Vec::new();
     let mut checker = Checker {
-        monitor,
+        model,
         found: &mut found,
     };
-    monitor
-        .calls
-        .iter()
-        .enumerate()
-        .for_each(|(number, called)| {
-            checker.check_call(number, called);
-            checker.check_answer(called);
-        });
+    model.calls.iter().enumerate().for_each(|(number, called)| {
+        checker.check_call(number, called);
+        checker.check_answer(called);
+    });
     // These need all calls at once, so they follow the checks of single calls.
     checker.deletes();
     checker.derived();
     checker.check_causes();
     for (name, message) in found {
-        monitor.violated(name, message);
+        model.violated(name, message);
     }
 }
 
 /// Checker of a finished run, with the violations found so far.
 pub(super) struct Checker<'a> {
-    pub(super) monitor: &'a Monitor,
+    pub(super) model: &'a Model,
     pub(super) found: &'a mut Vec<(&'static str, String)>,
 }
 
@@ -181,10 +177,8 @@ impl Checker<'_> {
     /// Checks that a scrub finds damage only after a fault that can cause damage, hide a blob, or
     /// leave a blob behind for ever.
     fn scrubbed(&mut self, called: &Called, damage: &[String], unconfirmed: u64, at: Tick) {
-        let is_misled = self
-            .monitor
-            .struck_between(&BLOB_READ_FAULTS, called.at, at)
-            || self.monitor.struck_between(&[Fault::BlobLate], 0, at);
+        let is_misled = self.model.struck_between(&BLOB_READ_FAULTS, called.at, at)
+            || self.model.struck_between(&[Fault::BlobLate], 0, at);
         if !damage.is_empty() && !is_misled {
             self.violated("scrub", called, "damage found without a fault");
         }
@@ -193,7 +187,7 @@ impl Checker<'_> {
         }
         // The shard reads a suspicious payload again, so a single flipped bit is not reported.
         let is_rotten = self
-            .monitor
+            .model
             .strikes_between(Fault::IndexBitRot, called.at, at)
             > 1;
         if !is_rotten
@@ -231,7 +225,7 @@ impl Checker<'_> {
             }
             _ => return,
         };
-        if object.starts_with(b"other/") && !self.monitor.was_switched(false, called.at, at) {
+        if object.starts_with(b"other/") && !self.model.was_switched(false, called.at, at) {
             self.violated("namespaces", called, "succeeded in a disabled namespace");
         }
     }
@@ -264,8 +258,8 @@ pub(super) fn matching(edges: &[Vec<usize>], right: usize) -> usize {
 }
 
 /// Returns the row of an object right before this tick.
-pub(super) fn standing<'a>(monitor: &'a Monitor, object: &Bytes, before: Tick) -> Option<&'a Row> {
-    let states = monitor.states.get(object)?;
+pub(super) fn row_state<'a>(model: &'a Model, object: &Bytes, before: Tick) -> Option<&'a Row> {
+    let states = model.states.get(object)?;
     // States are in the order of their ticks.
     let later = states.partition_point(|(tick, _)| *tick < before);
     states[..later].last()?.1.as_ref()
@@ -274,12 +268,12 @@ pub(super) fn standing<'a>(monitor: &'a Monitor, object: &Bytes, before: Tick) -
 /// Returns the state of an object at `from` and every later state before `to`, each with its first
 /// tick.
 pub(super) fn states_in<'a>(
-    monitor: &'a Monitor,
+    model: &'a Model,
     object: &Bytes,
     from: Tick,
     to: Tick,
 ) -> impl Iterator<Item = (Tick, Option<&'a Row>)> + use<'a> {
-    let states = monitor
+    let states = model
         .states
         .get(object)
         .map(Vec::as_slice)

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::call::{Called, Listed};
 use super::format::Row;
-use super::history::{Checker, standing, states_in};
-use crate::trace::Tick;
+use super::history::{Checker, row_state, states_in};
+use crate::report::trace::Tick;
 
 impl Checker<'_> {
     /// Checks that a page shows the state of a single moment.
@@ -24,7 +24,7 @@ impl Checker<'_> {
     ) {
         let (prefix, after, limit) = query;
         let objects = || {
-            self.monitor
+            self.model
                 .states
                 .keys()
                 .filter(|object| object.starts_with(prefix))
@@ -33,14 +33,14 @@ impl Checker<'_> {
         let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
         for object in objects() {
             moments.extend(
-                states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)),
+                states_in(self.model, object, called.at, at).map(|(tick, _)| tick.max(called.at)),
             );
         }
         let fits = |moment: &Tick, now_ms: u64| {
             let candidates = objects().filter(|object| after.is_none_or(|after| *object > after));
             let mut all = candidates.filter_map(|object| {
                 let row =
-                    standing(self.monitor, object, moment + 1).filter(|row| row.is_live(now_ms))?;
+                    row_state(self.model, object, moment + 1).filter(|row| row.is_live(now_ms))?;
                 Some((object.clone(), row.version))
             });
             let expected: Vec<_> = all.by_ref().take(limit).collect();
@@ -69,7 +69,7 @@ impl Checker<'_> {
     ) {
         let (prefix, delimiter, after, limit) = query;
         let objects = || {
-            self.monitor
+            self.model
                 .states
                 .keys()
                 .filter(|object| object.starts_with(prefix))
@@ -77,7 +77,7 @@ impl Checker<'_> {
         let mut moments: BTreeSet<Tick> = BTreeSet::from([called.at]);
         for object in objects() {
             moments.extend(
-                states_in(self.monitor, object, called.at, at).map(|(tick, _)| tick.max(called.at)),
+                states_in(self.model, object, called.at, at).map(|(tick, _)| tick.max(called.at)),
             );
         }
         // The delimiters of a workload are ASCII, so a byte is a character.
@@ -90,7 +90,7 @@ impl Checker<'_> {
         let fits = |moment: &Tick, now_ms: u64| {
             let mut all: Vec<(Bytes, u64)> = objects()
                 .filter_map(|object| {
-                    let row = standing(self.monitor, object, moment + 1)
+                    let row = row_state(self.model, object, moment + 1)
                         .filter(|row| row.is_live(now_ms))?;
                     Some(
                         group(object)
@@ -132,11 +132,11 @@ impl Checker<'_> {
         }
         for (object, version) in entries {
             // An entry must have been live when the call began, or have come later.
-            let asked_ms = self.monitor.time_at(called.at);
+            let asked_ms = self.model.time_at(called.at);
             let fits = |row: Option<&Row>| {
                 row.is_some_and(|row| row.version == *version && row.is_live(asked_ms))
             };
-            if !states_in(self.monitor, object, called.at, at).any(|(_, row)| fits(row)) {
+            if !states_in(self.model, object, called.at, at).any(|(_, row)| fits(row)) {
                 self.violated(
                     "linearizability",
                     called,
@@ -145,16 +145,15 @@ impl Checker<'_> {
             }
         }
         let objects = self
-            .monitor
+            .model
             .states
             .keys()
             .filter(|object| object.starts_with(prefix));
         for object in objects {
-            let end_ms = self.monitor.time_at(at);
+            let end_ms = self.model.time_at(at);
             let is_live = |row: Option<&Row>| row.is_some_and(|row| row.is_live(end_ms));
             // A page may miss an object that was absent or expired at any moment of the call.
-            let always =
-                states_in(self.monitor, object, called.at, at).all(|(_, row)| is_live(row));
+            let always = states_in(self.model, object, called.at, at).all(|(_, row)| is_live(row));
             if always && !entries.iter().any(|(entry, _)| entry == object) {
                 self.violated(
                     "linearizability",
@@ -168,9 +167,9 @@ impl Checker<'_> {
     /// Returns the times of day that may decide whether an object is live: the beginning of the
     /// call and each deadline in it.
     fn times_between(&self, from: Tick, to: Tick) -> BTreeSet<u64> {
-        let from_ms = self.monitor.time_at(from);
-        let to_ms = self.monitor.time_at(to);
-        let states = self.monitor.states.values().flatten();
+        let from_ms = self.model.time_at(from);
+        let to_ms = self.model.time_at(to);
+        let states = self.model.states.values().flatten();
         let deadlines = states.filter_map(|(_, row)| row.as_ref()?.expires_at);
         let mut times: BTreeSet<u64> = deadlines
             .filter(|deadline| (from_ms..=to_ms).contains(deadline))

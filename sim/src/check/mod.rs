@@ -15,26 +15,26 @@
 mod blob_events;
 mod call;
 mod changes;
-mod derived;
-mod ending;
+mod commit_observer;
 mod format;
 mod history;
 mod listings;
-mod monitor;
+mod metadata_commits;
+mod model;
 mod ownership;
 mod parts;
 mod provoked;
+mod quiescence;
 mod reads;
 mod refusals;
 mod removals;
 mod row_commits;
 mod search;
 mod sessions;
-mod settled;
 mod trailers;
+mod upload_end;
 mod upload_pages;
 mod uploads;
-mod witness;
 mod words;
 mod writes;
 
@@ -44,9 +44,9 @@ pub(crate) use call::{
 };
 pub(crate) use format::{AMEND, SAW, WRITE};
 pub(crate) use history::check_history;
-pub(crate) use monitor::Monitor;
+pub(crate) use model::Model;
+pub(crate) use quiescence::check_settled;
 pub use search::{Operation, Search, linearize};
-pub(crate) use settled::check_settled;
 
 /// A violated claim.
 #[derive(Clone, Debug, PartialEq, Eq)]

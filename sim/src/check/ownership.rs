@@ -4,10 +4,10 @@ use cenotaph::MARKER_PATH;
 use uuid::Uuid;
 
 use super::format;
-use super::monitor::Monitor;
-use crate::blobs::Blobs;
+use super::model::Model;
+use crate::tiers::blobs::Blobs;
 
-impl Monitor {
+impl Model {
     /// Returns true if the store record durably claims the tier.
     pub(crate) fn is_claimed(&self) -> bool {
         self.store.is_some_and(|(_, is_claimed)| is_claimed)

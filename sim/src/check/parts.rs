@@ -10,18 +10,18 @@ use uuid::Uuid;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::call::{About, Asked, Call, Called};
+use super::commit_observer::Changed;
 use super::format::{Landing, Part};
-use super::monitor::Monitor;
+use super::model::Model;
 use super::sessions::{Filing, Upload};
 use super::trailers::payload_in;
-use super::witness::Changed;
-use crate::blobs::Blobs;
-use crate::coverage::Coverage;
-use crate::payload::payload;
-use crate::plan::Span;
-use crate::trace::Tick;
+use crate::report::coverage::Coverage;
+use crate::report::trace::Tick;
+use crate::tiers::blobs::Blobs;
+use crate::workload::payload::payload;
+use crate::workload::plan::Span;
 
-impl Monitor {
+impl Model {
     /// Returns true if a part of an open upload names this revision.
     pub(super) fn is_filed(&self, revision: Uuid) -> bool {
         let filings = self.uploads.values().flat_map(|upload| &upload.filings);

@@ -5,7 +5,7 @@
 use super::call::{About, Asked, Call, Called, Reading};
 use super::history::{Checker, states_in};
 use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING};
-use crate::trace::Tick;
+use crate::report::trace::Tick;
 
 /// Number of times that a read may find its object replaced before it gives up.
 const READ_ATTEMPTS: usize = 16;
@@ -13,11 +13,11 @@ const READ_ATTEMPTS: usize = 16;
 impl Checker<'_> {
     /// Returns true if a fault before `at` excuses a failure of this call.
     pub(super) fn was_provoked(&self, called: &Called, at: Tick) -> bool {
-        let monitor = self.monitor;
-        let engine = monitor.engine_of(called.at);
-        let read_failed = monitor.struck_between(&[Fault::IndexReadFails], called.at, at);
+        let model = self.model;
+        let engine = model.engine_of(called.at);
+        let read_failed = model.struck_between(&[Fault::IndexReadFails], called.at, at);
         // A full disk refuses calls that store something. It refuses no delete and no abort.
-        let was_low = monitor.struck_between(&[Fault::IndexLow], engine, at);
+        let was_low = model.struck_between(&[Fault::IndexLow], engine, at);
         match &called.call {
             // These calls read the index without an actor, so nothing else can fail them.
             Call::List { .. }
@@ -35,7 +35,7 @@ impl Checker<'_> {
             Call::Read {
                 kind: Reading::Bytes,
                 ..
-            } => read_failed || monitor.struck_between(&BLOB_READ_FAULTS, called.at, at),
+            } => read_failed || model.struck_between(&BLOB_READ_FAULTS, called.at, at),
             // The blob tier is not involved here.
             Call::Delete { .. }
             | Call::Multipart(Asked {
@@ -54,7 +54,7 @@ impl Checker<'_> {
             }) => {
                 read_failed
                     || was_low
-                    || monitor.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
+                    || model.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
                     || self.upload_failed(engine, at)
             }
             // These calls take several steps or involve several shards.
@@ -66,25 +66,25 @@ impl Checker<'_> {
                 what: About::PartOf { .. },
                 ..
             })
-            | Call::Other => monitor.struck_between(&PROVOKING, engine, at),
+            | Call::Other => model.struck_between(&PROVOKING, engine, at),
         }
     }
 
     /// Returns true if a commit failed in this engine before `at`, or actors died that a call to a
     /// shard needs. The engine makes up for a single death, except that of the supervisor.
     fn shard_failed(&self, engine: Tick, at: Tick) -> bool {
-        let mut beheaded = self.monitor.beheaded.iter();
-        self.monitor.struck_between(&COMMIT_FAULTS, engine, at)
-            || self.monitor.deaths_between(engine, at) > 1
+        let mut beheaded = self.model.beheaded.iter();
+        self.model.struck_between(&COMMIT_FAULTS, engine, at)
+            || self.model.deaths_between(engine, at) > 1
             || beheaded.any(|tick| (engine..at).contains(tick))
     }
 
     /// Returns true if a commit failed in this engine before `at`, or actors died that an upload
     /// needs. The engine makes up for a single death, except those recorded in `uploads_died`.
     fn upload_failed(&self, engine: Tick, at: Tick) -> bool {
-        let mut died = self.monitor.uploads_died.iter();
-        self.monitor.struck_between(&COMMIT_FAULTS, engine, at)
-            || self.monitor.deaths_between(engine, at) > 1
+        let mut died = self.model.uploads_died.iter();
+        self.model.struck_between(&COMMIT_FAULTS, engine, at)
+            || self.model.deaths_between(engine, at) > 1
             || died.any(|tick| (engine..at).contains(tick))
     }
 
@@ -97,7 +97,7 @@ impl Checker<'_> {
             | Call::Multipart(Asked {
                 what: About::PartOf { from: object, .. },
                 ..
-            }) => states_in(self.monitor, object, called.at, at).count() > READ_ATTEMPTS,
+            }) => states_in(self.model, object, called.at, at).count() > READ_ATTEMPTS,
             Call::Put { .. }
             | Call::Delete { .. }
             | Call::DeletePrefix { .. }

@@ -11,8 +11,8 @@ use super::call::{Answer, Called, Content, Found};
 use super::format::Row;
 use super::history::{Checker, states_in};
 use crate::faults::{BLOB_READ_FAULTS, COMMIT_FAULTS, ROT};
-use crate::plan::Span;
-use crate::trace::Tick;
+use crate::report::trace::Tick;
+use crate::workload::plan::Span;
 
 impl Checker<'_> {
     /// Checks the answer of a read.
@@ -31,7 +31,7 @@ impl Checker<'_> {
                 let fits = |row: Option<&Row>| {
                     row.is_some_and(|row| row.size == *size && !span.fits(row.size))
                 };
-                if !states_in(self.monitor, object, called.at, at).any(|(_, row)| fits(row)) {
+                if !states_in(self.model, object, called.at, at).any(|(_, row)| fits(row)) {
                     self.violated(
                         "linearizability",
                         called,
@@ -40,7 +40,7 @@ impl Checker<'_> {
                 }
             }
             Answer::Failed(ErrorKind::Corrupt)
-                if !self.monitor.struck_between(&ROT, called.at, at) =>
+                if !self.model.struck_between(&ROT, called.at, at) =>
             {
                 self.violated("I8", called, "damage reported without a fault");
             }
@@ -65,19 +65,19 @@ impl Checker<'_> {
     /// Checks an object that a read has found: its head against the states of the call, its bytes
     /// against those that were put.
     fn check_found(&mut self, called: &Called, object: &Bytes, found: &Found, at: Tick) {
-        let monitor = self.monitor;
+        let model = self.model;
         // An object that had expired before the call was absent throughout.
-        let asked_ms = monitor.time_at(called.at);
+        let asked_ms = model.time_at(called.at);
         let is_it = |row: &Row| {
             (row.version, row.etag(), row.size, row.write)
                 == (found.version, found.etag.clone(), found.size, found.write)
                 && row.is_live(asked_ms)
         };
-        let mut during = states_in(monitor, object, called.at, found.opened);
+        let mut during = states_in(model, object, called.at, found.opened);
         if !during.any(|(_, row)| row.is_some_and(is_it)) {
             // A state that became durable only after it was read violates I7. Any other state was
             // never true in the window.
-            let is_later = states_in(monitor, object, found.opened, Tick::MAX)
+            let is_later = states_in(model, object, found.opened, Tick::MAX)
                 .any(|(_, row)| row.is_some_and(is_it));
             self.violated(
                 if is_later { "I7" } else { "linearizability" },
@@ -88,14 +88,14 @@ impl Checker<'_> {
         match found.content {
             Content::NotAsked | Content::AsPut | Content::Left => {}
             Content::Wrong => self.violated("I8", called, "read other bytes than were put"),
-            Content::Failed(ErrorKind::Corrupt) if !monitor.struck_between(&ROT, called.at, at) => {
+            Content::Failed(ErrorKind::Corrupt) if !model.struck_between(&ROT, called.at, at) => {
                 self.violated("I8", called, "damage reported without a fault");
             }
             // A close ends the reads that are still open.
             Content::Failed(ErrorKind::Closed)
-                if monitor.closed_between(monitor.life_of(called.at), at) => {}
+                if model.closed_between(model.life_of(called.at), at) => {}
             Content::Failed(_) => {
-                if !monitor.struck_between(&BLOB_READ_FAULTS, called.at, at) {
+                if !model.struck_between(&BLOB_READ_FAULTS, called.at, at) {
                     self.violated("I8", called, "the read ended before the last byte");
                 }
             }
@@ -113,10 +113,8 @@ impl Checker<'_> {
             );
         }
         // A commit that hung in a failed index may become durable later, without an answer.
-        let engine = self.monitor.engine_of(called.at);
-        let has_failed = self
-            .monitor
-            .struck_between(&COMMIT_FAULTS, engine, Tick::MAX);
+        let engine = self.model.engine_of(called.at);
+        let has_failed = self.model.struck_between(&COMMIT_FAULTS, engine, Tick::MAX);
         if !has_failed && self.comes_back(object, called.at, at) {
             self.violated(
                 "expiry",

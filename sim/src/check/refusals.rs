@@ -10,8 +10,8 @@ use super::call::{About, Asked, Call, Called, Demand};
 use super::format::Row;
 use super::history::{Checker, states_in};
 use crate::faults::COMMIT_FAULTS;
-use crate::plan::Fate;
-use crate::trace::Tick;
+use crate::report::trace::Tick;
+use crate::workload::plan::Fate;
 
 impl Checker<'_> {
     /// Checks a conflict: the reported state was that of the object at some moment of the call, and
@@ -26,7 +26,7 @@ impl Checker<'_> {
         if let Call::Update { object, .. } = &called.call {
             // The precondition of an update is the state that it read. Only a write by another call
             // can break it.
-            let changes = states_in(self.monitor, object, called.at, at).count() - 1;
+            let changes = states_in(self.model, object, called.at, at).count() - 1;
             if changes == 0 && !self.was_absent(object, called.at, at) {
                 self.violated("conflict", called, "conflict without another write");
             }
@@ -40,11 +40,11 @@ impl Checker<'_> {
         let fits = match current {
             None => self.was_absent(object, called.at, at) && !is_met(None),
             Some((version, etag)) => {
-                let asked_ms = self.monitor.time_at(called.at);
+                let asked_ms = self.model.time_at(called.at);
                 let is_current = |row: &Row| {
                     (row.version, row.etag()) == (*version, etag.clone()) && row.is_live(asked_ms)
                 };
-                states_in(self.monitor, object, called.at, at)
+                states_in(self.model, object, called.at, at)
                     .any(|(_, row)| row.is_some_and(|row| is_current(row) && !is_met(Some(row))))
             }
         };
@@ -85,7 +85,7 @@ impl Checker<'_> {
                 of,
                 what: About::Complete { demand, .. },
             }) => {
-                let begun = self.monitor.demand_of(Some(*of));
+                let begun = self.model.demand_of(Some(*of));
                 Ok((object, vec![demand.clone(), begun]))
             }
             Call::Move { to, if_absent, .. } => Ok((to, vec![absent(*if_absent)])),
@@ -101,8 +101,8 @@ impl Checker<'_> {
 
     /// Checks a call that failed with an error of this kind.
     pub(super) fn failed(&mut self, called: &Called, at: Tick, kind: ErrorKind) {
-        let monitor = self.monitor;
-        let engine = monitor.engine_of(called.at);
+        let model = self.model;
+        let engine = model.engine_of(called.at);
         match kind {
             ErrorKind::Indeterminate => self.check_indeterminate(called, at),
             ErrorKind::Source if !may_fail(&called.call) => {
@@ -112,10 +112,10 @@ impl Checker<'_> {
                     "source error without a failing stream",
                 );
             }
-            ErrorKind::Disabled if !monitor.was_switched(true, called.at, at) => {
+            ErrorKind::Disabled if !model.was_switched(true, called.at, at) => {
                 self.violated("namespaces", called, "the namespace was not disabled");
             }
-            ErrorKind::Closed if !monitor.closed_between(engine, at) => {
+            ErrorKind::Closed if !model.closed_between(engine, at) => {
                 self.violated("unprovoked", called, "the engine was not closed");
             }
             ErrorKind::Unavailable | ErrorKind::Corrupt => {
@@ -134,9 +134,9 @@ impl Checker<'_> {
     /// Checks that an unknown outcome has a failed commit as its cause. For a small put that commit
     /// must be its own.
     fn check_indeterminate(&mut self, called: &Called, at: Tick) {
-        let monitor = self.monitor;
-        let engine = monitor.engine_of(called.at);
-        if !monitor.struck_between(&COMMIT_FAULTS, engine, at) {
+        let model = self.model;
+        let engine = model.engine_of(called.at);
+        if !model.struck_between(&COMMIT_FAULTS, engine, at) {
             self.violated("I10", called, "unknown outcome without a failed commit");
         }
         // A large put has several commits, and the failed one need not hold its row.
@@ -145,7 +145,7 @@ impl Checker<'_> {
             write,
             ..
         } = &called.call
-            && !monitor.unknown.contains(write)
+            && !model.unknown.contains(write)
         {
             self.violated("I10", called, "unknown outcome of a write never submitted");
         }

@@ -7,9 +7,9 @@ use cenotaph::ErrorKind;
 
 use super::call::{Answer, Call, Called, Demand};
 use super::format::Row;
-use super::history::{Checker, matching, standing, states_in};
-use crate::plan::Fate;
-use crate::trace::Tick;
+use super::history::{Checker, matching, row_state, states_in};
+use crate::report::trace::Tick;
+use crate::workload::plan::Fate;
 
 /// Call that may have removed an object.
 struct Deleter {
@@ -25,24 +25,24 @@ struct Deleter {
 impl Checker<'_> {
     /// Checks all removals of every object, and every answer that reports an absent object.
     pub(super) fn deletes(&mut self) {
-        let monitor = self.monitor;
-        for (object, states) in &monitor.states {
+        let model = self.model;
+        for (object, states) in &model.states {
             // A rename also removes a row, but it is checked as a metadata commit.
             let removals: Vec<Tick> = states
                 .iter()
                 .filter(|(tick, row)| {
-                    row.is_none() && !monitor.renamed_away.contains(&(object.clone(), *tick))
+                    row.is_none() && !model.renamed_away.contains(&(object.clone(), *tick))
                 })
                 .map(|(tick, _)| *tick)
                 .collect();
-            let deleters: Vec<Deleter> = monitor
+            let deleters: Vec<Deleter> = model
                 .calls
                 .iter()
                 .filter_map(|called| self.deleter(called, object))
                 .collect();
             self.removals_of(object, &removals, &deleters);
         }
-        for called in &monitor.calls {
+        for called in &model.calls {
             self.nothing_to_delete(called);
         }
     }
@@ -72,7 +72,7 @@ impl Checker<'_> {
                 // failed may have removed some.
                 let until = match answer {
                     Some((at, Answer::Done)) => at,
-                    Some(_) | None => self.monitor.sealed(called.at),
+                    Some(_) | None => self.model.sealed(called.at),
                 };
                 return Some(Deleter {
                     from: called.at,
@@ -88,7 +88,7 @@ impl Checker<'_> {
             // The call was dropped, lost in a crash, or has an unknown outcome. The removal may
             // have become durable during the call or later.
             None | Some((_, Answer::Cancelled | Answer::Failed(ErrorKind::Indeterminate))) => {
-                (self.monitor.sealed(called.at), false)
+                (self.model.sealed(called.at), false)
             }
             // The delete found no live object, but it may have removed an expired row.
             Some((at, Answer::Deleted { existed: false })) => (at, false),
@@ -104,15 +104,14 @@ impl Checker<'_> {
 
     /// Matches the removals of an object with the calls that may have made them, both ways.
     fn removals_of(&mut self, object: &Bytes, removals: &[Tick], deleters: &[Deleter]) {
-        let monitor = self.monitor;
+        let model = self.model;
         let may = |deleter: &Deleter, removal: Tick| {
-            let removed = standing(monitor, object, removal);
+            let removed = row_state(model, object, removal);
             (deleter.from..deleter.until).contains(&removal) && deleter.demand.is_met(removed)
         };
         // An expired row may be removed by the expirer, without a call.
         let was_live = |&removal: &Tick| {
-            standing(monitor, object, removal)
-                .is_none_or(|row| row.is_live(monitor.time_at(removal)))
+            row_state(model, object, removal).is_none_or(|row| row.is_live(model.time_at(removal)))
         };
         let edges: Vec<Vec<usize>> = removals
             .iter()
@@ -182,7 +181,7 @@ impl Checker<'_> {
         }
         if let (Call::Delete { object, .. }, Answer::Deleted { existed: true }) =
             (&called.call, answer)
-            && !self.monitor.states.contains_key(object)
+            && !self.model.states.contains_key(object)
         {
             self.violated("linearizability", called, "the object never existed");
         }
@@ -191,15 +190,15 @@ impl Checker<'_> {
     /// Returns true if an object that could be absent only by expiry is extended afterwards, as if
     /// it had not expired.
     pub(super) fn comes_back(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
-        let Some(expired) = states_in(self.monitor, object, from, to)
+        let Some(expired) = states_in(self.model, object, from, to)
             .last()
             .and_then(|(_, row)| row)
         else {
             return false;
         };
-        let was_removed = states_in(self.monitor, object, from, to).any(|(_, row)| row.is_none());
+        let was_removed = states_in(self.model, object, from, to).any(|(_, row)| row.is_none());
         let next = self
-            .monitor
+            .model
             .states
             .get(object)
             .and_then(|states| states.iter().find(|(tick, _)| *tick >= to));
@@ -212,11 +211,11 @@ impl Checker<'_> {
 
     /// Returns true if the object was absent, or had expired, at some moment of the window.
     pub(super) fn was_absent(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
-        let states: Vec<_> = states_in(self.monitor, object, from, to).collect();
+        let states: Vec<_> = states_in(self.model, object, from, to).collect();
         states.iter().enumerate().any(|(at, (_, row))| {
             // Expiry is monotonic while a row lasts, so the end of each state decides.
             let end = states.get(at + 1).map_or(to, |(next, _)| *next);
-            row.is_none_or(|row| !row.is_live(self.monitor.time_at(end)))
+            row.is_none_or(|row| !row.is_live(self.model.time_at(end)))
         })
     }
 }

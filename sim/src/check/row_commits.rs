@@ -10,22 +10,22 @@ use bytes::Bytes;
 use uuid::Uuid;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::commit_observer::{Before, Changed};
 use super::format::{self, Body, Landing, Manifest, Row};
-use super::monitor::{Monitor, Origin};
+use super::model::{Model, Origin};
 use super::sessions::Upload;
 use super::trailers::{has_trailer, payload_in};
-use super::witness::{Before, Changed};
 use super::words::{described, transition};
-use crate::blobs::Blobs;
-use crate::coverage::Coverage;
-use crate::trace::Tick;
+use crate::report::coverage::Coverage;
+use crate::report::trace::Tick;
+use crate::tiers::blobs::Blobs;
 
 /// Longest payload that is embedded in the row, in bytes.
 const EMBEDDED: u64 = 4096;
 /// Bytes in a block of a blob. Each block has a checksum of its own.
 const BLOCK: u64 = 1024 * 1024;
 
-impl Monitor {
+impl Model {
     /// Checks the new row of an object, or its removal, and takes it into the model.
     #[expect(
         clippy::too_many_arguments,

@@ -17,15 +17,15 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::call::{Answer, Call, Called};
-use super::ending::Ending;
+use super::commit_observer::{Before, Changed};
 use super::format::{self, Part, Phase, Row, Session, SessionKey};
-use super::monitor::Monitor;
-use super::witness::{Before, Changed};
+use super::model::Model;
+use super::upload_end::Ending;
 use super::words::short;
-use crate::blobs::Blobs;
-use crate::coverage::Coverage;
 use crate::faults::Fault;
-use crate::trace::Tick;
+use crate::report::coverage::Coverage;
+use crate::report::trace::Tick;
+use crate::tiers::blobs::Blobs;
 
 /// Changes of upload records and parts in a batch, by upload.
 #[derive(Default)]
@@ -134,7 +134,7 @@ impl Upload {
     }
 }
 
-impl Monitor {
+impl Model {
     /// Returns true if the bytes of a row were assembled of parts, by its own write or by the write
     /// that it was copied from.
     pub(super) fn is_assembled(&self, row: &Row) -> bool {

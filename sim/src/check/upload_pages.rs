@@ -11,7 +11,7 @@ use super::call::{Answer, Called};
 use super::format::Session;
 use super::history::Checker;
 use super::sessions::{Filing, Upload};
-use crate::trace::Tick;
+use crate::report::trace::Tick;
 
 impl Checker<'_> {
     /// Checks that a page of parts shows the state of a single moment.
@@ -68,7 +68,7 @@ impl Checker<'_> {
         let (prefix, limit) = query;
         let (page, has_next) = page;
         let states = || {
-            self.monitor
+            self.model
                 .uploads
                 .values()
                 .flat_map(|upload| &upload.states)
@@ -82,8 +82,8 @@ impl Checker<'_> {
         );
         // The engine takes the time of day before the snapshot, so moment and time are varied
         // independently.
-        let from_ms = self.monitor.time_at(called.at);
-        let to_ms = self.monitor.time_at(at);
+        let from_ms = self.model.time_at(called.at);
+        let to_ms = self.model.time_at(at);
         let deadlines = states().filter_map(|(_, session)| Some(session.as_ref()?.expires_at));
         let mut times: BTreeSet<u64> = deadlines
             .filter(|deadline| (from_ms..=to_ms).contains(deadline))
@@ -98,7 +98,7 @@ impl Checker<'_> {
                     .is_some_and(|now| now.is_open() && now.is_live(now_ms))
             };
             let uploads = self
-                .monitor
+                .model
                 .uploads
                 .iter()
                 .filter(|(_, upload)| upload.object.starts_with(prefix));

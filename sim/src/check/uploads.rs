@@ -9,12 +9,12 @@ use bytes::Bytes;
 use cenotaph::ErrorKind;
 
 use super::call::{About, Answer, Asked, Call, Called};
-use super::ending::digest;
 use super::format::{Outcome, Phase, Row, Session, Written};
 use super::history::{Checker, states_in};
 use super::sessions::{Filing, Upload};
-use crate::plan::Span;
-use crate::trace::Tick;
+use super::upload_end::digest;
+use crate::report::trace::Tick;
+use crate::workload::plan::Span;
 
 impl Upload {
     /// Returns the states of the upload in a window, each with the part of the window for which it
@@ -68,8 +68,8 @@ impl Checker<'_> {
             }
             return;
         }
-        let monitor = self.monitor;
-        let Some((id, upload)) = monitor
+        let model = self.model;
+        let Some((id, upload)) = model
             .uploads
             .iter()
             .find(|(_, upload)| upload.of == Some(asked.of))
@@ -113,7 +113,7 @@ impl Checker<'_> {
 
     /// Checks that each stored part and each end of an upload has a call that may have caused it.
     pub(super) fn check_causes(&mut self) {
-        let monitor = self.monitor;
+        let model = self.model;
         // Any other answer excludes the call as the cause.
         let may_have = |called: &Called| match &called.answer {
             None
@@ -123,9 +123,9 @@ impl Checker<'_> {
             )) => true,
             Some(_) => false,
         };
-        for upload in monitor.uploads.values() {
+        for upload in model.uploads.values() {
             for filing in upload.filings.iter().filter(|filing| !filing.by.is_empty()) {
-                if !filing.by.iter().any(|&call| may_have(&monitor.calls[call])) {
+                if !filing.by.iter().any(|&call| may_have(&model.calls[call])) {
                     let message = format!(
                         "part is stored, but its calls were answered otherwise: part={}",
                         filing.number
@@ -148,7 +148,7 @@ impl Checker<'_> {
             }
             if let Some((tick, ..)) = upload
                 .completed()
-                .filter(|_| upload.of.is_some() && !monitor.calls.is_empty())
+                .filter(|_| upload.of.is_some() && !model.calls.is_empty())
             {
                 self.check_cause(upload, tick, "completed", |what, answer| {
                     let is_sure = matches!(answer, Answer::Applied { .. } | Answer::Superseded);
@@ -157,7 +157,7 @@ impl Checker<'_> {
             }
             if let Some(tick) = upload
                 .aborted()
-                .filter(|_| upload.of.is_some() && !monitor.calls.is_empty())
+                .filter(|_| upload.of.is_some() && !model.calls.is_empty())
             {
                 self.check_cause(upload, tick, "aborted", |what, answer| {
                     matches!(what, About::Abort) && *answer == Answer::Done
@@ -170,7 +170,7 @@ impl Checker<'_> {
     fn is_part_of(&self, filing: &Filing) -> bool {
         filing.by.iter().any(|&call| {
             matches!(
-                &self.monitor.calls[call].call,
+                &self.model.calls[call].call,
                 Call::Multipart(Asked {
                     what: About::PartOf { .. },
                     ..
@@ -188,11 +188,11 @@ impl Checker<'_> {
         end: &str,
         confirms: impl Fn(&About, &Answer) -> bool,
     ) {
-        let monitor = self.monitor;
-        let mut calls = monitor
+        let model = self.model;
+        let mut calls = model
             .calls
             .iter()
-            .filter(|called| monitor.may_take_effect(called, upload, tick));
+            .filter(|called| model.may_take_effect(called, upload, tick));
         let fits = |called: &Called| match (&called.call, &called.answer) {
             (
                 Call::Multipart(_),
@@ -235,7 +235,7 @@ impl Checker<'_> {
             Call::Multipart(asked) => &asked.object,
             _ => return,
         };
-        if *asked != upload.object || first >= self.monitor.sealed(called.at) {
+        if *asked != upload.object || first >= self.model.sealed(called.at) {
             self.violated(
                 "sessions",
                 called,
@@ -299,11 +299,11 @@ impl Checker<'_> {
                 // The engine may have judged the deadline at any moment of the state, so both ends
                 // are tried.
                 let known =
-                    |tick| session.filter(|session| session.is_live(self.monitor.time_at(tick)));
+                    |tick| session.filter(|session| session.is_live(self.model.time_at(tick)));
                 test(known(since))
                     || test(known(until))
                     // After a jump of the clock no deadline can be judged.
-                    || !self.monitor.has_steady_clock() && test(session)
+                    || !self.model.has_steady_clock() && test(session)
             })
     }
 
@@ -322,8 +322,7 @@ impl Checker<'_> {
                 );
             }
             Answer::NotSatisfiable { size }
-                if !states_in(self.monitor, from, called.at, at)
-                    .any(|(_, row)| fits(*size, row)) =>
+                if !states_in(self.model, from, called.at, at).any(|(_, row)| fits(*size, row)) =>
             {
                 self.violated(
                     "linearizability",
@@ -400,7 +399,7 @@ impl Checker<'_> {
                 .iter()
                 .map(|part| (part.number.into(), part.etag))
                 .collect();
-            !self.monitor.is_lawful(listed.unwrap_or(&all), &parts)
+            !self.model.is_lawful(listed.unwrap_or(&all), &parts)
         })
     }
 

@@ -9,8 +9,8 @@ use cenotaph::ErrorKind;
 
 use super::call::{Answer, AtomicPiece, Called, Demand};
 use super::format::Row;
-use super::history::{Checker, standing, states_in};
-use crate::trace::Tick;
+use super::history::{Checker, row_state, states_in};
+use crate::report::trace::Tick;
 
 /// A put, an update, or a piece of an atomic batch, as the client asked for it.
 pub(super) struct Put<'a> {
@@ -26,7 +26,7 @@ impl Checker<'_> {
     /// Checks a write: its commits, then its answer.
     pub(super) fn put(&mut self, called: &Called, put: &Put<'_>, answer: Option<&(Tick, Answer)>) {
         let commits = self
-            .monitor
+            .model
             .commits
             .get(&put.write)
             .map(Vec::as_slice)
@@ -66,7 +66,7 @@ impl Checker<'_> {
                 if !commits.is_empty() {
                     self.violated("I10", called, "committed, but answered that it failed");
                 }
-                if self.monitor.superseded.contains_key(&put.write) {
+                if self.model.superseded.contains_key(&put.write) {
                     self.violated("I10", called, "superseded, but answered that it failed");
                 }
             }
@@ -80,7 +80,7 @@ impl Checker<'_> {
         if commits.len() > 1 {
             self.violated("linearizability", called, "committed more than once");
         }
-        let sealed = self.monitor.sealed(called.at);
+        let sealed = self.model.sealed(called.at);
         for (tick, row) in commits {
             if !(called.at..sealed).contains(tick) {
                 self.violated(
@@ -90,7 +90,7 @@ impl Checker<'_> {
                 );
             }
             // The state at the tick of the commit must be the committed row.
-            let mut states = states_in(self.monitor, put.object, *tick, tick + 1);
+            let mut states = states_in(self.model, put.object, *tick, tick + 1);
             if !states.any(|(_, state)| state == Some(row)) {
                 self.violated("linearizability", called, "committed another object");
             }
@@ -106,8 +106,8 @@ impl Checker<'_> {
     /// Returns true if a commit at this tick created its object. An object that had expired by then
     /// may have been live when the write was decided, so either answer is right.
     fn was_created(&self, object: &Bytes, tick: Tick, answered: bool) -> bool {
-        let old = standing(self.monitor, object, tick);
-        let has_expired = old.is_some_and(|old| !old.is_live(self.monitor.time_at(tick)));
+        let old = row_state(self.model, object, tick);
+        let has_expired = old.is_some_and(|old| !old.is_live(self.model.time_at(tick)));
         if has_expired { answered } else { old.is_none() }
     }
 
@@ -123,13 +123,13 @@ impl Checker<'_> {
         if !commits.is_empty() {
             self.violated("I10", called, "committed, but answered Superseded");
         }
-        let mut states = states_in(self.monitor, put.object, called.at, at);
+        let mut states = states_in(self.model, put.object, called.at, at);
         if !states.any(|(tick, _)| tick >= called.at) {
             self.violated("I10", called, "answered Superseded without another write");
         }
         // A payload of fewer than 8 bytes is too short for the number of its write.
         let is_identified = put.bytes >= 8;
-        let superseded = self.monitor.superseded.get(&put.write);
+        let superseded = self.model.superseded.get(&put.write);
         if is_identified && superseded.is_none_or(|tick| *tick > at) {
             self.violated(
                 "I9",
@@ -142,8 +142,8 @@ impl Checker<'_> {
     /// Returns true if a precondition was met right before this commit. An object that had expired
     /// by then may have been live when the write was decided, so either state counts.
     fn holds_at(&self, demand: &Demand, object: &Bytes, tick: Tick) -> bool {
-        let old = standing(self.monitor, object, tick);
-        let live = old.filter(|old| old.is_live(self.monitor.time_at(tick)));
+        let old = row_state(self.model, object, tick);
+        let live = old.filter(|old| old.is_live(self.model.time_at(tick)));
         demand.is_met(live) || demand.is_met(old)
     }
 

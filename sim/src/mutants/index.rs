@@ -9,16 +9,16 @@ use cenotaph_storage::index::{
     Batch, CommitError, Completion, Index, IndexStats, Snapshot, SpaceStats, Table,
 };
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::floors_prefix;
+use cenotaph_storage::records::last_versions_prefix;
 use cenotaph_storage::{Error, Result};
 use futures::future::BoxFuture;
 
-use crate::gate::Gate;
+use crate::world::scheduler::Scheduler;
 
 /// Index that behaves wrongly, if the bug is a bug of indexes.
 pub(crate) struct MutantIndex {
     inner: Arc<dyn Index>,
-    gate: Arc<Gate>,
+    scheduler: Arc<Scheduler>,
     bug: Bug,
     /// Changes that recovery has fenced in vain.
     spared: Mutex<BTreeSet<Bytes>>,
@@ -26,10 +26,14 @@ pub(crate) struct MutantIndex {
 
 impl MutantIndex {
     /// Wraps an index.
-    pub(crate) fn wrap(inner: Arc<dyn Index>, gate: Arc<Gate>, bug: Bug) -> Arc<dyn Index> {
+    pub(crate) fn wrap(
+        inner: Arc<dyn Index>,
+        scheduler: Arc<Scheduler>,
+        bug: Bug,
+    ) -> Arc<dyn Index> {
         Arc::new(Self {
             inner,
-            gate,
+            scheduler,
             bug,
             spared: Mutex::default(),
         })
@@ -38,16 +42,16 @@ impl MutantIndex {
     /// Submits a batch later, when its submitter may have died.
     fn submit_late(&self, batch: Batch, completion: Completion) {
         let inner = Arc::clone(&self.inner);
-        let gate = Arc::clone(&self.gate);
-        self.gate.spawn("a late batch", async move {
-            gate.pass("a late batch", String::new).await;
+        let scheduler = Arc::clone(&self.scheduler);
+        self.scheduler.spawn("a late batch", async move {
+            scheduler.pass("a late batch", String::new).await;
             inner.submit(batch, completion);
         });
     }
 
     /// Returns the batch without the removal of a change, the first time that recovery fences it.
     fn unfenced(&self, batch: Batch) -> Batch {
-        let ops = batch.changes();
+        let ops = batch.ops();
         let settles = ops.iter().any(|(table, ..)| *table == Table::Changes);
         let is_fence = settles
             && ops
@@ -58,7 +62,7 @@ impl MutantIndex {
         }
         let mut spared = self.spared.lock().unwrap_or_else(PoisonError::into_inner);
         let mut unfenced = Batch::new();
-        for (table, key, value) in batch.into_changes() {
+        for (table, key, value) in batch.into_ops() {
             match value {
                 Some(value) => unfenced.put(table, key, value),
                 None if spared.insert(key.clone()) => {}
@@ -72,20 +76,18 @@ impl MutantIndex {
 impl Index for MutantIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
         let count = |wanted| {
-            let ops = batch.changes().iter();
+            let ops = batch.ops().iter();
             ops.filter(|(table, ..)| *table == wanted).count()
         };
         match self.bug {
             Bug::ZombieCommit if !batch.is_empty() => self.submit_late(batch, completion),
-            Bug::UploadWithoutChange
-                if count(Table::Changes) == 1 && batch.changes().len() == 1 =>
-            {
+            Bug::UploadWithoutChange if count(Table::Changes) == 1 && batch.ops().len() == 1 => {
                 // Removals are late, too, and stay behind their own record.
                 self.submit_late(batch, Box::new(drop));
                 completion(Ok(()));
             }
             Bug::AtomicInTwoBatches if count(Table::Rows) > 1 => {
-                let ops = batch.into_changes();
+                let ops = batch.into_ops();
                 let half = ops.len() / 2;
                 let mut first = Batch::new();
                 let mut second = Batch::new();
@@ -123,7 +125,7 @@ impl Index for MutantIndex {
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         if self.bug == Bug::VersionReuse
             && table == Table::Meta
-            && key.starts_with(&floors_prefix())
+            && key.starts_with(&last_versions_prefix())
         {
             return Box::pin(std::future::ready(Ok(None)));
         }

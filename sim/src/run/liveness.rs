@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph::{Engine, Error, ErrorKind, Update, Write};
+use cenotaph::{BatchWrite, Engine, Error, ErrorKind, Update};
 
 use super::work::closing;
 use crate::check::Answer;
-use crate::client::{Client, Slots};
-use crate::plan::{Op, UploadRules, put};
-use crate::sim::{Controls, Life, Sim};
-use crate::trace::Kind;
+use crate::report::trace::Kind;
+use crate::sim::{Controls, Incarnation, Sim};
+use crate::workload::client::{Client, Slots};
+use crate::workload::plan::{Op, UploadRules, put};
 
 /// First number of the writes that probe the engine. Smaller numbers belong to clients.
 const PROBES: u64 = 1_000_000_000;
@@ -23,9 +23,9 @@ const EXPIRER_PATIENCE: Duration = Duration::from_secs(120);
 /// engine must settle by itself, take on work again, and close without a wait.
 pub(super) async fn check_liveness(world: &Controls, engine: &Engine, slots: &Slots) {
     let violated = |message: String| {
-        let machine = world.machine();
-        let mut state = machine.state();
-        state.monitor.violated("liveness", message);
+        let durable_state = world.durable_state();
+        let mut state = durable_state.state();
+        state.model.violated("liveness", message);
         state.report_violations();
     };
     if check_quiescence(world, engine, violated).await {
@@ -44,11 +44,11 @@ async fn check_quiescence(world: &Controls, engine: &Engine, violated: impl Fn(S
     match (settled, engine.health()) {
         (Ok(()), Ok(())) => {
             let overdue = {
-                let machine = world.machine();
-                let mut state = machine.state();
+                let durable_state = world.durable_state();
+                let mut state = durable_state.state();
                 state.note(Kind::World, "counts expired objects", String::new());
                 state
-                    .monitor
+                    .model
                     .overdue(u64::try_from(EXPIRER_PATIENCE.as_millis()).unwrap_or(u64::MAX))
             };
             if overdue > 0 {
@@ -59,7 +59,7 @@ async fn check_quiescence(world: &Controls, engine: &Engine, violated: impl Fn(S
             true
         }
         // The engine had failed before, or a hanging commit has made it fail since.
-        (_, Err(_)) if world.machine().state().was_provoked() => false,
+        (_, Err(_)) if world.durable_state().state().was_provoked() => false,
         (_, Err(error)) => {
             violated(format!("the engine failed without a fault: {error:?}"));
             false
@@ -112,7 +112,7 @@ async fn check_close(world: &Controls, engine: &Engine, violated: impl Fn(String
     if world.elapsed() - begun >= engine.config().limits.close_timeout {
         violated("closing runs into its timeout without work under way".to_owned());
     }
-    let orphans = world.machine().state().monitor.landed_orphans();
+    let orphans = world.durable_state().state().model.landed_orphans();
     if orphans > 0 {
         violated(format!(
             "a closed engine has left orphans that were due: count={orphans}"
@@ -140,7 +140,7 @@ async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
         engine.extend_expiry("late").never().await.err(),
         engine.copy("late", "later").await.err(),
         engine.rename("late", "later").await.err(),
-        engine.atomic([Write::delete("late")]).await.err(),
+        engine.atomic([BatchWrite::delete("late")]).await.err(),
         engine.multipart("late").await.err(),
         engine.resume("late", "0".repeat(44)).await.err(),
         engine.list_uploads("").await.err(),
@@ -161,7 +161,7 @@ async fn check_closed(engine: &Engine, violated: impl Fn(String)) {
 /// Ends every open upload and settles: short-lived uploads expire, the others are aborted.
 /// Afterwards the blob tier must contain exactly the blobs that rows name.
 pub(super) fn end_uploads(sim: &mut Sim, rules: UploadRules) {
-    if sim.machine().state().monitor.open_uploads() == 0 {
+    if sim.durable_state().state().model.open_uploads() == 0 {
         return;
     }
     let life = sim.run(async |world: Controls| {
@@ -179,18 +179,18 @@ pub(super) fn end_uploads(sim: &mut Sim, rules: UploadRules) {
         closing(&world);
         engine.close().await
     });
-    let machine = Arc::clone(sim.machine());
-    if !matches!(life, Life::Ended(Ok(()))) {
-        machine
+    let durable_state = Arc::clone(sim.durable_state());
+    if !matches!(life, Incarnation::Ended(Ok(()))) {
+        durable_state
             .state()
-            .monitor
+            .model
             .violated("liveness", format!("uploads can't be ended: {life:?}"));
     }
-    let open = machine.state().monitor.open_uploads();
+    let open = durable_state.state().model.open_uploads();
     if open > 0 {
-        machine
+        durable_state
             .state()
-            .monitor
+            .model
             .violated("liveness", format!("{open} uploads are still open"));
     }
     // The violations stay in the model. The second quiescence checks that ended uploads left no
@@ -202,12 +202,12 @@ pub(super) fn end_uploads(sim: &mut Sim, rules: UploadRules) {
 /// and no other does (I9).
 pub(super) fn read_everything(sim: &mut Sim) {
     let objects = {
-        let state = sim.machine().state();
-        state.monitor.objects()
+        let state = sim.durable_state().state();
+        state.model.objects()
     };
     let life = sim.run(async |world: Controls| {
         let Ok(engine) = world.open_patiently().await else {
-            return world.machine().state().monitor.violated(
+            return world.durable_state().state().model.violated(
                 "liveness",
                 "the engine does not open in the last incarnation",
             );
@@ -220,10 +220,10 @@ pub(super) fn read_everything(sim: &mut Sim) {
         client.perform(&Op::Scrub, PROBES - 1).await;
         drop(engine.close().await);
     });
-    if life == Life::Crashed {
-        sim.machine()
+    if life == Incarnation::Crashed {
+        sim.durable_state()
             .state()
-            .monitor
+            .model
             .violated("liveness", "the last incarnation crashed without a fault");
     }
 }

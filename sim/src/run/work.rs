@@ -7,11 +7,11 @@ use cenotaph::{Engine, ErrorKind, Reason};
 
 use super::liveness::check_liveness;
 use crate::check::Answer;
-use crate::client::{Client, Slots};
 use crate::faults::Fault;
-use crate::plan::{Op, Plan};
+use crate::report::trace::Kind;
 use crate::sim::Controls;
-use crate::trace::Kind;
+use crate::workload::client::{Client, Slots};
+use crate::workload::plan::{Op, Plan};
 
 /// Distance between the numbers of two attempts of an insistent client. A client has fewer
 /// operations.
@@ -104,14 +104,14 @@ pub(super) async fn live(world: Controls, work: Arc<Work>) {
         let engine = match world.open_patiently().await {
             Ok(engine) => engine,
             Err(error) => {
-                let machine = world.machine();
-                return machine
+                let durable_state = world.durable_state();
+                return durable_state
                     .state()
-                    .monitor
+                    .model
                     .violated("liveness", format!("the engine does not open: {error:?}"));
             }
         };
-        let step = world.machine().state().step;
+        let step = world.durable_state().state().step;
         work.opened_at
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -128,16 +128,16 @@ pub(super) async fn live(world: Controls, work: Arc<Work>) {
         for client in clients.collect::<Vec<_>>() {
             if client.await.is_err() {
                 world
-                    .machine()
+                    .durable_state()
                     .state()
-                    .monitor
+                    .model
                     .violated("panic", "a call panicked");
             }
         }
         let again = work.reopen.swap(false, Ordering::SeqCst);
         if again && work.abandon.swap(false, Ordering::SeqCst) {
             world
-                .machine()
+                .durable_state()
                 .state()
                 .coverage
                 .count("run: reopened, the engine was dropped");
@@ -149,7 +149,7 @@ pub(super) async fn live(world: Controls, work: Arc<Work>) {
         if !again {
             world.quieten();
             work.steps
-                .store(world.machine().state().step, Ordering::SeqCst);
+                .store(world.durable_state().state().step, Ordering::SeqCst);
             check_liveness(&world, &engine, &work.slots).await;
         }
         // A failed engine returns its failure here once more, and the clients have recorded it.
@@ -171,7 +171,7 @@ async fn run_client(client: Client, number: usize, work: Arc<Work>) {
         work.heard(number, &answer);
         if let Op::Reopen { close } = op {
             client
-                .machine
+                .durable_state
                 .state()
                 .coverage
                 .count("run: reopened by a client");
@@ -180,7 +180,7 @@ async fn run_client(client: Client, number: usize, work: Arc<Work>) {
             work.reopen.store(true, Ordering::SeqCst);
             if *close {
                 client
-                    .machine
+                    .durable_state
                     .state()
                     .coverage
                     .count("run: closed under its clients");
@@ -196,7 +196,7 @@ async fn run_client(client: Client, number: usize, work: Arc<Work>) {
             && error.reason() != Some(Reason::BlobTier)
             && !work.reopen.swap(true, Ordering::SeqCst)
         {
-            let mut state = client.machine.state();
+            let mut state = client.durable_state.state();
             state.coverage.count("run: reopened, the engine had failed");
             if error.to_string().contains("die too often") {
                 state.coverage.count("engine: its actors died too often");
@@ -207,16 +207,16 @@ async fn run_client(client: Client, number: usize, work: Arc<Work>) {
 
 /// Records that the engine is about to be closed. From here on `Closed` is a correct answer.
 pub(super) fn closing(world: &Controls) {
-    let machine = world.machine();
-    let mut state = machine.state();
+    let durable_state = world.durable_state();
+    let mut state = durable_state.state();
     let tick = state.note(Kind::World, "closing", String::new());
-    state.monitor.closing(tick);
+    state.model.closing(tick);
 }
 
 /// Returns the number of actors killed or made to panic so far.
 fn deaths(world: &Controls) -> u64 {
-    let machine = world.machine();
-    let coverage = &machine.state().coverage;
+    let durable_state = world.durable_state();
+    let coverage = &durable_state.state().coverage;
     coverage.of(Fault::Kill.name()) + coverage.of(Fault::Panic.name())
 }
 
@@ -233,9 +233,9 @@ async fn check_deaths(world: &Controls, engine: &Engine, before: u64) {
             stats.actors.restarts
         );
         world
-            .machine()
+            .durable_state()
             .state()
-            .monitor
+            .model
             .violated("unprovoked", message);
     }
 }

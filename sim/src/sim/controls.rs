@@ -14,17 +14,17 @@ use cenotaph_storage::blobs::marker;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use crate::blobs::Blobs;
 use crate::faults::{Fault, Faults};
-use crate::gate::{Gate, Victims, sleep};
-use crate::index::{Medium, SimIndex};
-use crate::machine::Machine;
 #[cfg(feature = "planted")]
 use crate::mutants::index::MutantIndex;
-use crate::network;
-use crate::real::RealDisk;
-use crate::trace::Kind;
+use crate::report::trace::Kind;
+use crate::tiers::blobs::Blobs;
+use crate::tiers::index::{Medium, SimIndex};
+use crate::tiers::network;
+use crate::tiers::real::RealDisk;
 use crate::world;
+use crate::world::durable_state::DurableState;
+use crate::world::scheduler::{Scheduler, Victims, sleep};
 
 /// Longest wait for quiescence, in virtual time.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(4 * 3600);
@@ -32,7 +32,7 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(4 * 3600);
 /// Control of a world from within an incarnation. Cheap to clone.
 #[derive(Clone)]
 pub struct Controls {
-    pub(super) gate: Arc<Gate>,
+    pub(super) scheduler: Arc<Scheduler>,
     pub(super) config: Config,
     pub(super) real: Option<Arc<Path>>,
 }
@@ -44,9 +44,10 @@ impl Controls {
     /// As [`Builder::open`](cenotaph::Builder::open). Under faults the call may fail and may be
     /// repeated.
     pub async fn open(&self) -> Result<Engine> {
-        let machine = self.gate.machine();
+        let durable_state = self.scheduler.durable_state();
         // Before the tier is claimed, an opening over an empty tier is legitimate.
-        if machine.state().monitor.is_claimed() && machine.strikes(Fault::TierSwapped, String::new)
+        if durable_state.state().model.is_claimed()
+            && durable_state.strikes(Fault::TierSwapped, String::new)
         {
             self.open_over_another_tier().await?;
         }
@@ -55,17 +56,17 @@ impl Controls {
             .config(self.config.clone())
             .env(self.env())
             .index(index)
-            .blobs(network::operator(&self.gate))
+            .blobs(network::operator(&self.scheduler))
             .open()
             .await?;
         {
-            let mut state = self.gate.machine().state();
+            let mut state = self.scheduler.durable_state().state();
             // The engine is checked before a client can use it.
-            state.monitor.opened();
+            state.model.opened();
             state.report_violations();
         }
         let kill = Arc::new(engine.killer());
-        self.gate.expose(Victims {
+        self.scheduler.expose(Victims {
             kill,
             shards: self.config.limits.shards,
         });
@@ -76,11 +77,12 @@ impl Controls {
     /// and must not write to that tier (I11).
     async fn open_over_another_tier(&self) -> Result<()> {
         // Half of the decoys are empty, half carry the marker of another store.
-        let is_foreign = self.gate.machine().below(2) == 0;
+        let is_foreign = self.scheduler.durable_state().below(2) == 0;
         let decoy = Blobs::new();
         if is_foreign {
-            let other =
-                StoreId::from_uuid(Uuid::from_u128(self.gate.machine().below(u64::MAX).into()));
+            let other = StoreId::from_uuid(Uuid::from_u128(
+                self.scheduler.durable_state().below(u64::MAX).into(),
+            ));
             decoy.put(MARKER_PATH, marker::encode(other).into());
         }
         // The decoy is compared with its state before the opening, which may hold a marker.
@@ -93,8 +95,8 @@ impl Controls {
             .blobs(decoy.operator())
             .open()
             .await;
-        let machine = self.gate.machine();
-        let mut state = machine.state();
+        let durable_state = self.scheduler.durable_state();
+        let mut state = durable_state.state();
         state.coverage.count(if is_foreign {
             "open: another store's tier"
         } else {
@@ -102,20 +104,20 @@ impl Controls {
         });
         match opened {
             Ok(_) => state
-                .monitor
+                .model
                 .violated("I11", "an engine opens over a foreign blob tier"),
             Err(error) if is_foreign && error.kind() == ErrorKind::Invalid => {}
             // An empty tier is `Unavailable`. So is a foreign tier if a fault of the index strikes
             // before the tier is checked.
             Err(error) if error.kind() == ErrorKind::Unavailable => {}
-            Err(error) => state.monitor.violated(
+            Err(error) => state.model.violated(
                 "I11",
                 format!("unexpected error over a foreign blob tier: {error:?}"),
             ),
         }
         if decoy.bytes(MARKER_PATH) != before || !decoy.paths().is_empty() {
             state
-                .monitor
+                .model
                 .violated("I11", "an opening writes to a foreign blob tier");
         }
         state.report_violations();
@@ -130,16 +132,16 @@ impl Controls {
         let medium = match &self.real {
             Some(path) => {
                 let real = RealDisk::open(path, self.env())?;
-                self.gate.machine().state().replayed();
+                self.scheduler.durable_state().state().replayed();
                 Medium::Fjall(real)
             }
             None => Medium::Simulated,
         };
-        let index = SimIndex::open(Arc::clone(&self.gate), medium)?;
+        let index = SimIndex::open(Arc::clone(&self.scheduler), medium)?;
         #[cfg(feature = "planted")]
-        if let Some(bug) = self.gate.machine().planted() {
+        if let Some(bug) = self.scheduler.durable_state().planted() {
             let index = Arc::new(index);
-            return Ok(MutantIndex::wrap(index, Arc::clone(&self.gate), bug));
+            return Ok(MutantIndex::wrap(index, Arc::clone(&self.scheduler), bug));
         }
         Ok(Arc::new(index))
     }
@@ -200,7 +202,7 @@ impl Controls {
             if !is_away
                 && (at_work, actors.changes, actors.orphans) == (0, 0, 0)
                 // A delayed request may still add or delete a blob.
-                && self.gate.machine().blobs.in_flight() == 0
+                && self.scheduler.durable_state().blobs.in_flight() == 0
             {
                 return Ok(());
             }
@@ -217,23 +219,23 @@ impl Controls {
 
     /// Crashes the world. The call never returns.
     pub async fn crash(&self) -> ! {
-        self.gate.crash("a crash on request");
+        self.scheduler.crash("a crash on request");
         std::future::pending().await
     }
 
     /// Kills the actors of this kind. Returns false if there are none.
     pub fn kill(&self, kind: ActorKind) -> bool {
-        self.gate.kill(kind)
+        self.scheduler.kill(kind)
     }
 
     /// Sets the faults that strike by chance from now on.
     pub fn set_faults(&self, faults: Faults) {
-        self.gate.machine().state().faults = faults;
+        self.scheduler.durable_state().state().faults = faults;
     }
 
     /// Stops all faults, those by chance and those planned for a step.
     pub fn quieten(&self) {
-        self.gate.machine().state().quieten();
+        self.scheduler.durable_state().state().quieten();
     }
 
     /// Advances virtual time. Takes no real time.
@@ -244,24 +246,24 @@ impl Controls {
     /// Moves the time of day by this number of milliseconds, in either direction. Sleeps are not
     /// affected.
     pub fn jump_clock(&self, by_ms: i64) {
-        let mut state = self.gate.machine().state();
+        let mut state = self.scheduler.durable_state().state();
         state.struck(Fault::ClockJump, format!("by {by_ms} ms"));
         state.jump_clock(by_ms);
     }
 
     /// Deletes every blob without the engine's knowledge.
     pub fn lose_blobs(&self) {
-        self.gate.machine().lose_blobs();
+        self.scheduler.durable_state().lose_blobs();
     }
 
     /// Returns the virtual time since the world began.
     pub fn elapsed(&self) -> Duration {
-        self.gate.machine().elapsed()
+        self.scheduler.durable_state().elapsed()
     }
 
     /// Returns the [`Env`] of this world, for use by your own service.
     pub fn env(&self) -> Env {
-        world::env(&self.gate)
+        world::env(&self.scheduler)
     }
 
     /// Spawns a task on a timeline lane of this name.
@@ -274,23 +276,29 @@ impl Controls {
         name: impl Into<String>,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        let gate = Arc::clone(&self.gate);
+        let scheduler = Arc::clone(&self.scheduler);
         let name = name.into();
         tokio::spawn(async move {
-            gate.machine().state().trace.name_lane(name, false);
+            scheduler
+                .durable_state()
+                .state()
+                .trace
+                .name_lane(name, false);
             // The first step lets the scheduler decide when the task begins.
-            gate.pass("task begins", String::new).await;
+            scheduler.pass("task begins", String::new).await;
             task.await
         })
     }
 
     /// Writes a line into the timeline.
     pub fn note(&self, text: impl Into<String>) {
-        self.gate.machine().note(Kind::World, "note", text.into());
+        self.scheduler
+            .durable_state()
+            .note(Kind::World, "note", text.into());
     }
 
-    pub(crate) fn machine(&self) -> Arc<Machine> {
-        self.gate.shared_machine()
+    pub(crate) fn durable_state(&self) -> Arc<DurableState> {
+        self.scheduler.shared_machine()
     }
 }
 

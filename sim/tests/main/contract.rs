@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cenotaph::{Index, Result};
-use cenotaph_sim::{Controls, Life, Sim};
+use cenotaph_sim::{Controls, Incarnation, Sim};
 use cenotaph_storage::index::contract::{self, Subject};
 use futures::future::BoxFuture;
 
@@ -24,7 +24,7 @@ fn simulated_index_keeps_the_contract() {
     for seed in 0..20 {
         assert_eq!(
             Sim::new(seed).run(keeps_the_contract),
-            Life::Ended(()),
+            Incarnation::Ended(()),
             "seed {seed}"
         );
     }
@@ -33,5 +33,5 @@ fn simulated_index_keeps_the_contract() {
 #[test]
 fn real_fjall_in_a_simulated_world_keeps_the_contract() {
     let life = Sim::new(0).on_fjall().unwrap().run(keeps_the_contract);
-    assert_eq!(life, Life::Ended(()));
+    assert_eq!(life, Incarnation::Ended(()));
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cenotaph::{ActorKind, Error, ErrorKind, Reason};
-use cenotaph_sim::{Act, Faults, Life, Odds, Options, Plan, Schedule, Sim, run};
+use cenotaph_sim::{Act, Faults, Incarnation, Odds, Options, Plan, Schedule, Sim, run};
 
 /// Runs some of everything, for a trace.
 async fn some_life(world: cenotaph_sim::Controls) {
@@ -57,7 +57,7 @@ fn runs_of_a_seed_on_real_fjall_are_equal() {
 fn planned_crash_strikes_at_its_step() {
     for step in [1, 2, 20, 57] {
         let mut sim = Sim::new(9).at_step(step, Act::Crash);
-        assert_eq!(sim.run(some_life), Life::Crashed);
+        assert_eq!(sim.run(some_life), Incarnation::Crashed);
         assert_eq!(sim.steps(), step);
         sim.settle().unwrap();
     }
@@ -77,7 +77,7 @@ fn time_passes_only_on_request() {
     });
     assert_eq!(
         life,
-        Life::Ended((Duration::from_secs(3600), Duration::from_secs(3540)))
+        Incarnation::Ended((Duration::from_secs(3600), Duration::from_secs(3540)))
     );
 }
 
@@ -197,7 +197,7 @@ fn opening_with_a_hanging_first_commit_gives_up() {
         world.open_patiently().await.unwrap();
         (error.kind(), took < Duration::from_secs(40))
     });
-    assert_eq!(life, Life::Ended((ErrorKind::Indeterminate, true)));
+    assert_eq!(life, Incarnation::Ended((ErrorKind::Indeterminate, true)));
     sim.settle().unwrap();
 }
 
@@ -294,7 +294,7 @@ fn second_engine_on_the_same_index_is_refused() {
         world.open().await.unwrap();
         refused
     });
-    assert_eq!(life, Life::Ended(ErrorKind::AlreadyOpen));
+    assert_eq!(life, Incarnation::Ended(ErrorKind::AlreadyOpen));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::checksum::BLOCK_BYTES;
+use crate::types::BLOCK_BYTES;
 
 /// Assembler of blocks of [`BLOCK_BYTES`]. Buffers less than a block.
 #[derive(Default)]

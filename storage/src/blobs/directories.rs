@@ -40,8 +40,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::failure::failed_on_disk;
 use crate::env::Env;
-use crate::error::{Error, Result};
 use crate::modes::Modes;
+use crate::types::{Error, Result};
 
 mod on_disk;
 

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::directories::Directories;
 use crate::env::{Env, World};
-use crate::error::ErrorKind;
-use crate::word::Timestamp;
+use crate::types::ErrorKind;
+use crate::types::Timestamp;
 
 /// World that queues blocking work while the gate is closed.
 #[derive(Clone, Default)]

@@ -6,9 +6,9 @@
 
 use std::io;
 
-use crate::error::{Error, ErrorKind, Reason};
-use crate::id::ObjectId;
-use crate::word::RevisionKey;
+use crate::types::ObjectId;
+use crate::types::RevisionKey;
+use crate::types::{Error, ErrorKind, Reason};
 
 /// Cause of an OpenDAL error, as far as callers distinguish it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,13 +12,13 @@ use super::path::{PATH_BYTES_MAX, older_path, path};
 use super::{
     BlobName, BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path_bytes_max, trailer,
 };
-use crate::checksum::BLOCK_BYTES;
 use crate::env::Env;
-use crate::error::ErrorKind;
-use crate::id::{
+use crate::types::BLOCK_BYTES;
+use crate::types::ErrorKind;
+use crate::types::{
     KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId,
 };
-use crate::word::{RevisionId, RevisionKey};
+use crate::types::{RevisionId, RevisionKey};
 
 /// Number of directories of a local tier, which does not depend on its contents.
 const FAN_OUT: usize = 256;
@@ -184,7 +184,7 @@ async fn long_blob_contains_its_bytes_and_its_trailer() {
             let blob = write(&tier, &key, &payload).await;
             assert_eq!(
                 (blob.bytes, blob.checksum),
-                (bytes as u64, crate::checksum::Checksum::of(&payload))
+                (bytes as u64, crate::types::Checksum::of(&payload))
             );
             let whole = tier.operator().read(&path(&key)).await.unwrap().to_bytes();
             assert_eq!(

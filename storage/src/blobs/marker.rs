@@ -14,8 +14,8 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::word::StoreId;
+use crate::types::StoreId;
+use crate::types::{Error, ErrorKind, Result};
 
 /// Path of the marker, relative to the root of the blob tier.
 pub const MARKER_PATH: &str = "cenotaph-store";

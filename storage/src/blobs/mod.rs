@@ -17,11 +17,11 @@ use futures::{StreamExt, TryStreamExt};
 use opendal::Operator;
 use serde::{Deserialize, Serialize};
 
-use crate::checksum::BLOCK_BYTES;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
-use crate::word::{RevisionId, RevisionKey, StoreId};
+use crate::types::BLOCK_BYTES;
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{RevisionId, RevisionKey, StoreId};
 
 mod assembly;
 pub mod directories;

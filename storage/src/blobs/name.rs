@@ -12,9 +12,9 @@
 use super::failure::{self, Cause};
 use super::trailer::{self, TRAILER_BYTES_MAX};
 use super::{BlobTier, FoundBlob, path};
-use crate::error::Result;
-use crate::id::ObjectId;
-use crate::word::RevisionKey;
+use crate::types::ObjectId;
+use crate::types::Result;
+use crate::types::RevisionKey;
 
 /// The name of a blob, derived from its path or its trailer.
 #[derive(Clone, Debug, PartialEq, Eq)]

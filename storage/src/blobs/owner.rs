@@ -20,9 +20,9 @@ use futures::TryStreamExt;
 use super::failure::{self, Cause};
 use super::marker::{self, MARKER_PATH};
 use super::{BlobTier, FoundBlob, found};
-use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::planted::Bug;
-use crate::word::StoreId;
+use crate::types::StoreId;
+use crate::types::{Error, ErrorKind, Reason, Result};
 
 /// Most entries of a blob tier that are listed to find the store to which it belongs.
 const SAMPLE: usize = 1000;

@@ -27,9 +27,9 @@ use std::fmt::Write;
 
 use uuid::Uuid;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
-use crate::word::{RevisionId, RevisionKey};
+use crate::types::ObjectId;
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{RevisionId, RevisionKey};
 
 /// Length from which an escaped name is long, in bytes.
 const LONG_NAME_BYTES: usize = 180;

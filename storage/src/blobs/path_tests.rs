@@ -6,9 +6,9 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::path::{PATH_BYTES_MAX, from_path, is_long, older_path, path, revision_at};
-use crate::error::ErrorKind;
-use crate::id::{KEY_BYTES_MAX, Namespace, ObjectId};
-use crate::word::{RevisionId, RevisionKey};
+use crate::types::ErrorKind;
+use crate::types::{KEY_BYTES_MAX, Namespace, ObjectId};
+use crate::types::{RevisionId, RevisionKey};
 
 const UUID: u128 = 0x0198_c5a2_1f00_7abc_8def_0000_0000_007f;
 

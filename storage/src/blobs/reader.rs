@@ -12,9 +12,9 @@ use super::BlobTier;
 use super::assembly::Assembly;
 use super::failure::{self, Cause};
 use super::path::path;
-use crate::checksum::{BLOCK_BYTES, BlockHasher, Checksum};
-use crate::error::{Error, Result};
-use crate::word::RevisionKey;
+use crate::types::RevisionKey;
+use crate::types::{BLOCK_BYTES, BlockHasher, Checksum};
+use crate::types::{Error, Result};
 
 /// Reader of verified blocks of a blob. Cheap to clone; clones share the open file or connection.
 ///

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::Result;
+use crate::types::Result;
 
 /// Free-space check of a disk: returns an error if the disk has no room for this many more bytes.
 pub type Room = Box<dyn Fn(u64) -> Result<()> + Send + Sync>;
@@ -58,8 +58,8 @@ impl Drop for Claim {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
     use crate::index::no_space;
+    use crate::types::ErrorKind;
 
     #[test]
     fn claims_add_up_until_they_are_dropped() {

@@ -10,12 +10,12 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use super::{BlobName, BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path, trailer};
-use crate::checksum::{BLOCK_BYTES, Checksum};
 use crate::env::Env;
-use crate::error::{ErrorKind, Result};
-use crate::id::ObjectId;
-use crate::multipart::PartEtag;
-use crate::word::{RevisionId, RevisionKey};
+use crate::types::ObjectId;
+use crate::types::PartEtag;
+use crate::types::{BLOCK_BYTES, Checksum};
+use crate::types::{ErrorKind, Result};
+use crate::types::{RevisionId, RevisionKey};
 
 /// A tier of each service, and the directory of the fs tier.
 struct Tiers {

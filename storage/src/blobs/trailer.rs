@@ -20,9 +20,9 @@
 use bytes::Bytes;
 
 use super::path;
-use crate::checksum::Hasher;
-use crate::id::{ID_BYTES_MAX, Namespace, ObjectId};
-use crate::word::{RevisionId, RevisionKey};
+use crate::types::Hasher;
+use crate::types::{ID_BYTES_MAX, Namespace, ObjectId};
+use crate::types::{RevisionId, RevisionKey};
 
 const HEAD: &str = "\ncenotaph-object\n";
 /// Format number, and the end of every blob with a trailer.

@@ -17,10 +17,10 @@ use super::assembly::Assembly;
 use super::path::path;
 use super::room::Claim;
 use super::{BlobTier, failure, trailer};
-use crate::checksum::{BlockHasher, Checksum};
-use crate::error::{Error, ErrorKind, Result};
-use crate::multipart::PartEtag;
-use crate::word::RevisionKey;
+use crate::types::PartEtag;
+use crate::types::RevisionKey;
+use crate::types::{BlockHasher, Checksum};
+use crate::types::{Error, ErrorKind, Result};
 
 /// A closed and durable blob. Only such a blob may be named by a tombstone (I2).
 #[derive(Clone, Debug, PartialEq, Eq)]

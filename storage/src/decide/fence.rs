@@ -1,10 +1,10 @@
 //! Changes: recording them, and fencing those whose owner died.
 
-use super::{Effect, Plan, Standing, transition};
-use crate::id::ObjectId;
+use super::{Effect, Plan, RowState, transition};
 use crate::index::{Batch, Table};
-use crate::rows::{Change, Landing};
-use crate::word::{OperationId, RevisionId, RevisionKey, Timestamp};
+use crate::records::{Change, LateWrite};
+use crate::types::ObjectId;
+use crate::types::{OperationId, RevisionId, RevisionKey, Timestamp};
 
 /// Returns the batch that records a change (I1).
 pub fn record(change_id: OperationId, change: &Change) -> Batch {
@@ -21,12 +21,12 @@ pub fn record(change_id: OperationId, change: &Change) -> Batch {
 ///
 /// The batch removes the change, after which it can never commit, and queues those of its revisions
 /// that the row does not name. The decision trusts the row alone. A write of the dead owner may
-/// still be on its way to the blob tier, so its revisions may appear later ([`Landing::MayLand`]).
+/// still be on its way to the blob tier, so its revisions may appear later ([`LateWrite::MayLand`]).
 /// Replies true.
 pub fn fence(
     change_id: OperationId,
     change: &Change,
-    state: &Standing,
+    state: &RowState,
     now: Timestamp,
 ) -> Plan<bool> {
     let mut batch = Batch::new();
@@ -35,7 +35,7 @@ pub fn fence(
         .into_iter()
         .map(|revision| revision_key(&change.object, revision))
         .collect();
-    transition::put_orphans(&mut batch, &keys, now, Landing::MayLand);
+    transition::put_orphans(&mut batch, &keys, now, LateWrite::MayLand);
     Plan {
         settled: vec![change_id],
         ..Plan::new(batch, Ok(true), Effect::Commits)
@@ -48,7 +48,7 @@ pub fn not_fenced() -> Plan<bool> {
 }
 
 /// Returns the revisions of a dead change that the row does not name.
-pub fn fence_orphans(change: &Change, state: &Standing) -> Vec<RevisionId> {
+pub fn fence_orphans(change: &Change, state: &RowState) -> Vec<RevisionId> {
     let is_named = |revision: RevisionId| state.row().is_some_and(|row| row.names(revision));
     change
         .revisions

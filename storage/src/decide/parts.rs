@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 
-use super::SessionView;
-use crate::error::{Error, ErrorKind, Reason, Result};
-use crate::multipart::{PartEtag, PartNumber};
-use crate::rows::{Manifest, Part, PartsDigest};
+use super::UploadView;
+use crate::records::{Manifest, Part, PartsDigest};
+use crate::types::{Error, ErrorKind, Reason, Result};
+use crate::types::{PartEtag, PartNumber};
 
 /// Parts of an upload that become the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Selection {
     }
 
     /// Returns the selected parts.
-    pub(super) fn resolve(&self, view: &SessionView) -> Result<Vec<(PartNumber, PartEtag)>> {
+    pub(super) fn resolve(&self, view: &UploadView) -> Result<Vec<(PartNumber, PartEtag)>> {
         let (lost, listed) = match self {
             Self::All => {
                 let all = view.parts.iter().map(|(&number, part)| (number, part.etag));
@@ -193,16 +193,16 @@ mod tests {
         let number = |number| PartNumber::new(number).unwrap();
         let part = |bytes| {
             let revision =
-                crate::word::RevisionId::from_uuid(uuid::Uuid::from_u128(u128::from(bytes)));
-            let extent = crate::rows::Extent {
+                crate::types::RevisionId::from_uuid(uuid::Uuid::from_u128(u128::from(bytes)));
+            let extent = crate::records::Extent {
                 revision,
                 bytes,
-                checksum: crate::checksum::Checksum::new(0),
+                checksum: crate::types::Checksum::new(0),
             };
             Part {
                 extent,
                 etag: PartEtag::new(u128::from(bytes)),
-                uploaded: crate::word::Timestamp::from_millis(1),
+                uploaded: crate::types::Timestamp::from_millis(1),
             }
         };
         let parts = BTreeMap::from([(number(1), part(10)), (number(2), part(5))]);

@@ -2,19 +2,19 @@
 //!
 //! ```text
 //! decider                          plan                             shard
-//! Swap, Rename, SessionSwap,  ──>  batch, rows, settled, reply,  ──>  apply: admit, record as pending,
-//! Mend, UploadMend, fence          effect, event, reads               count, submit; reply when durable
+//! Swap, Rename, UploadStep,  ──>  batch, rows, settled, reply,  ──>  apply: admit, record as pending,
+//! Repair, UploadRepair, fence          effect, event, reads               count, submit; reply when durable
 //! ```
 //!
 //! Guards I3: a plan holds one batch, and the batch holds everything that the decision changes.
 
 use bytes::Bytes;
 
-use super::Standing;
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
+use super::RowState;
 use crate::index::{Batch, Table};
-use crate::word::{Current, OperationId};
+use crate::types::ObjectId;
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{ObjectVersion, OperationId};
 
 /// Everything that follows from one decision.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub struct Plan<T> {
     /// Entries to commit as one atomic batch (I3); empty if the decision changes nothing.
     pub batch: Batch,
     /// State of each changed object once the batch is durable.
-    pub rows: Vec<(ObjectId, Standing)>,
+    pub rows: Vec<(ObjectId, RowState)>,
     /// Changes that the batch removes from the changelog.
     pub settled: Vec<OperationId>,
     /// Reply to the caller once the batch is durable.
@@ -74,7 +74,7 @@ impl<T> Plan<T> {
     }
 
     /// Returns a plan for a request whose precondition does not hold.
-    pub fn conflict(operation: &'static str, current: Option<Current>) -> Self {
+    pub fn conflict(operation: &'static str, current: Option<ObjectVersion>) -> Self {
         Self {
             event: Some(Event::Conflict),
             ..Self::nothing(Err(conflict(operation, current)))
@@ -164,9 +164,9 @@ impl ReadSet {
 }
 
 /// Returns the error of a write whose precondition does not hold.
-pub fn conflict(operation: &'static str, current: Option<Current>) -> Error {
+pub fn conflict(operation: &'static str, current: Option<ObjectVersion>) -> Error {
     let found = match current {
-        Some(Current { version, etag }) => format!("version={version} etag={etag}"),
+        Some(ObjectVersion { version, etag }) => format!("version={version} etag={etag}"),
         None => "absent".to_owned(),
     };
     let message =

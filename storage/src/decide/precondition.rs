@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::rows::Row;
-use crate::word::{Current, Etag, Version};
+use crate::records::Row;
+use crate::types::{Etag, ObjectVersion, Version};
 
 /// State that an object must be in for a write to commit. An expired object counts as absent.
 ///
@@ -28,7 +28,7 @@ impl Precondition {
     /// # Errors
     /// The current version and etag if the precondition does not hold; `None` if the object is
     /// absent.
-    pub fn check(self, live: Option<&Row>) -> Result<(), Option<Current>> {
+    pub fn check(self, live: Option<&Row>) -> Result<(), Option<ObjectVersion>> {
         let current = live.map(Row::current);
         if self.holds(current) {
             Ok(())
@@ -39,7 +39,7 @@ impl Precondition {
 
     /// Returns whether the precondition holds for an object whose newest write is `current`, `None`
     /// if it is absent.
-    pub fn holds(self, current: Option<Current>) -> bool {
+    pub fn holds(self, current: Option<ObjectVersion>) -> bool {
         match self {
             Self::None => true,
             Self::Absent => current.is_none(),

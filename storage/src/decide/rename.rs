@@ -14,11 +14,11 @@
 //! row at any time (I5; docs/adr/0008).
 
 use super::transition::{self, Transition};
-use super::{Effect, Plan, Precondition, Standing, SwapReply, Written};
-use crate::id::ObjectId;
+use super::{Effect, Plan, Precondition, PutResult, RowState, SwapReply};
 use crate::index::Batch;
-use crate::rows::{Body, Landing, Metadata, Row};
-use crate::word::{OperationId, Timestamp};
+use crate::records::{Body, LateWrite, Metadata, Row};
+use crate::types::ObjectId;
+use crate::types::{OperationId, Timestamp};
 
 /// One rename.
 #[derive(Clone, Debug)]
@@ -39,10 +39,15 @@ impl Rename {
     /// Decides. The reply is `None` if there is no object to rename, and
     /// [`Conflict`](crate::ErrorKind::Conflict) with the id of the object whose precondition does
     /// not hold.
-    pub fn decide(&self, from: &Standing, to: &Standing, now: Timestamp) -> Plan<Option<Written>> {
+    pub fn decide(
+        &self,
+        from: &RowState,
+        to: &RowState,
+        now: Timestamp,
+    ) -> Plan<Option<PutResult>> {
         let conditions = [(&self.from, from, self.source), (&self.to, to, self.target)];
-        for (id, standing, precondition) in conditions {
-            if let Err(current) = precondition.check(standing.live(now)) {
+        for (id, row_state, precondition) in conditions {
+            if let Err(current) = precondition.check(row_state.live(now)) {
                 let mut plan = Plan::conflict("rename", current);
                 plan.reply = plan.reply.map_err(|error| error.with_id(id));
                 return plan;
@@ -57,12 +62,12 @@ impl Rename {
     fn commit(
         &self,
         row: &Row,
-        from: &Standing,
-        to: &Standing,
+        from: &RowState,
+        to: &RowState,
         now: Timestamp,
-    ) -> Plan<Option<Written>> {
-        let removed = Standing::Absent(from.version());
-        let renamed = Standing::Present(Box::new(self.renamed(row, to, now)));
+    ) -> Plan<Option<PutResult>> {
+        let removed = RowState::Absent(from.version());
+        let renamed = RowState::Present(Box::new(self.renamed(row, to, now)));
         let transitions = [
             Transition {
                 id: &self.from,
@@ -78,7 +83,7 @@ impl Rename {
         let mut batch = Batch::new();
         transition::put_rows(&mut batch, &transitions);
         let orphans = transition::orphans(&transitions);
-        transition::put_orphans(&mut batch, &orphans, now, Landing::Landed);
+        transition::put_orphans(&mut batch, &orphans, now, LateWrite::Landed);
         let replaces = to.live(now).is_some();
         let reply = SwapReply::applied(&renamed, replaces).written();
         Plan {
@@ -87,7 +92,7 @@ impl Rename {
         }
     }
 
-    fn renamed(&self, row: &Row, to: &Standing, now: Timestamp) -> Row {
+    fn renamed(&self, row: &Row, to: &RowState, now: Timestamp) -> Row {
         let body = match &row.body {
             Body::Embedded(payload) => Body::Embedded(payload.clone()),
             Body::Separate(operation) => Body::Separate(*operation),

@@ -2,21 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Standing;
-use crate::rows::Row;
-use crate::word::{Etag, Version};
+use super::RowState;
+use crate::records::Row;
+use crate::types::{Etag, Version};
 
 /// Outcome of a write that did not fail.
 ///
 /// ```
-/// # use cenotaph_storage::decide::{Outcome, Written};
-/// fn is_visible(written: &Written) -> bool {
+/// # use cenotaph_storage::decide::{Outcome, PutResult};
+/// fn is_visible(written: &PutResult) -> bool {
 ///     match written.outcome {
 ///         Outcome::Applied => true,
 ///         Outcome::Superseded => false, // another write to the object counts as the later write
 ///     }
 /// }
-/// # let written = Written { outcome: Outcome::Superseded, version: None, etag: None, created: false };
+/// # let written = PutResult { outcome: Outcome::Superseded, version: None, etag: None, created: false };
 /// # assert!(!is_visible(&written));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub enum Outcome {
 
 /// Result of a write.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
+pub struct PutResult {
     /// Outcome of the write.
     pub outcome: Outcome,
     /// Version that the write committed; `None` if it was superseded.
@@ -42,7 +42,7 @@ pub struct Written {
     pub created: bool,
 }
 
-impl Written {
+impl PutResult {
     pub(super) const SUPERSEDED: Self = Self {
         outcome: Outcome::Superseded,
         version: None,
@@ -83,7 +83,7 @@ impl SwapReply {
     }
 
     /// Reply of a swap after which the object is in this state.
-    pub(super) fn applied(state: &Standing, existed: bool) -> Self {
+    pub(super) fn applied(state: &RowState, existed: bool) -> Self {
         let current = state.row().map(Row::current);
         Self {
             outcome: Outcome::Applied,
@@ -101,8 +101,8 @@ impl SwapReply {
     };
 
     /// Returns the result of a put.
-    pub fn written(self) -> Written {
-        Written {
+    pub fn written(self) -> PutResult {
+        PutResult {
             outcome: self.outcome,
             version: self.version,
             etag: self.etag,
@@ -111,7 +111,7 @@ impl SwapReply {
     }
 
     /// Returns the result of a change to an existing object; `None` if there was no object.
-    pub fn amended(self) -> Option<Written> {
+    pub fn amended(self) -> Option<PutResult> {
         self.existed.then(|| self.written())
     }
 

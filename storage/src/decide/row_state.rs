@@ -1,18 +1,18 @@
 //! The state of an object's row, and the state that an upload expects at its commit.
 
-use crate::rows::{Body, Row};
-use crate::word::{RevisionId, Timestamp, Version};
+use crate::records::{Body, Row};
+use crate::types::{RevisionId, Timestamp, Version};
 
 /// State of an object: its row, or the last version that it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum RowState {
     /// The object has a row, which may have expired.
     Present(Box<Row>),
     /// The object has no row. Its last version was this; [`Version::NONE`] if it never existed.
     Absent(Version),
 }
 
-impl Standing {
+impl RowState {
     /// Returns the row if the object exists at `now`; an expired object does not exist.
     pub fn live(&self, now: Timestamp) -> Option<&Row> {
         self.row().filter(|row| row.is_live(now))
@@ -35,21 +35,21 @@ impl Standing {
     }
 
     /// Returns the state that an upload which begins now expects at its commit.
-    pub fn expectation(&self, now: Timestamp) -> Expected {
+    pub fn expectation(&self, now: Timestamp) -> ExpectedRow {
         let live = self.live(now);
         match live.map(|row| (&row.body, row.metadata.expires_at)) {
-            Some((Body::Tombstone(manifest), expires_at)) => Expected::Tombstone {
+            Some((Body::Tombstone(manifest), expires_at)) => ExpectedRow::Tombstone {
                 first: manifest.revisions().next(),
                 expires_at,
             },
-            Some((Body::Embedded(_) | Body::Separate(_), _)) | None => Expected::NoTombstone,
+            Some((Body::Embedded(_) | Body::Separate(_), _)) | None => ExpectedRow::NoTombstone,
         }
     }
 }
 
 /// Row that a large put or a completion expects to replace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expected {
+pub enum ExpectedRow {
     /// No live tombstone: no row, an inline row, or an expired row.
     NoTombstone,
     /// A tombstone.
@@ -61,10 +61,10 @@ pub enum Expected {
     },
 }
 
-impl Expected {
+impl ExpectedRow {
     /// Returns whether the object is in the expected state. Expiry in the meantime does not count
     /// as a conflicting write.
-    pub(super) fn is_met(self, state: &Standing, now: Timestamp) -> bool {
+    pub(super) fn is_met(self, state: &RowState, now: Timestamp) -> bool {
         let live = match state.live(now).map(|row| &row.body) {
             Some(Body::Tombstone(manifest)) => Some(manifest.revisions().next()),
             Some(Body::Embedded(_) | Body::Separate(_)) | None => None,

@@ -31,16 +31,16 @@ use bytes::Bytes;
 use super::plan::fenced;
 use super::results::SwapReply;
 use super::transition::{self, Transition};
-use super::{Effect, Event, Expected, Plan, Precondition, Standing, mend};
-use crate::checksum::Checksum;
-use crate::error::Result;
-use crate::id::ObjectId;
+use super::{Effect, Event, ExpectedRow, Plan, Precondition, RowState, repair};
 use crate::index::{Batch, Table};
-use crate::rows::{
-    Amendment, Attributes, BlockChecksums, Body, EMBEDDED_BYTES_MAX, Extension, Landing, Manifest,
-    Metadata, Row,
+use crate::records::{
+    Amendment, Attributes, BlockChecksums, Body, EMBEDDED_BYTES_MAX, Extension, LateWrite,
+    Manifest, Metadata, Row,
 };
-use crate::word::{OperationId, RevisionKey, Timestamp};
+use crate::types::Checksum;
+use crate::types::ObjectId;
+use crate::types::Result;
+use crate::types::{OperationId, RevisionKey, Timestamp};
 
 /// Change that a swap makes to the row.
 #[derive(Clone, Debug)]
@@ -64,7 +64,7 @@ pub enum Mutation {
         /// Attributes that the caller gave.
         attributes: Attributes,
         /// Row that the upload expects to replace.
-        expected: Expected,
+        expected: ExpectedRow,
     },
     /// Removes the row.
     Delete,
@@ -121,9 +121,9 @@ pub struct Swap {
 #[derive(Clone, Debug)]
 pub struct SwapView {
     /// State of the object.
-    pub standing: Standing,
+    pub row_state: RowState,
     /// True if the row is unreadable and the swap replaces it ([`Swap::replaces_unread`]).
-    /// `standing` is then ignored.
+    /// `row_state` is then ignored.
     pub is_unreadable: bool,
     /// True if the change of the swap exists; matters to tombstones only.
     pub change_is_live: bool,
@@ -177,10 +177,10 @@ impl Swap {
     /// [`Invalid`](crate::ErrorKind::Invalid) if amended attributes exceed a limit.
     pub fn decide(&self, view: &SwapView, now: Timestamp) -> Plan<SwapReply> {
         if !view.is_unreadable {
-            return self.decide_readable(&view.standing, view.change_is_live, now);
+            return self.decide_readable(&view.row_state, view.change_is_live, now);
         }
-        let (removal, last) = mend::remove_unreadable_row(&self.id, now);
-        let absent = Standing::Absent(last);
+        let (removal, last) = repair::remove_unreadable_row(&self.id, now);
+        let absent = RowState::Absent(last);
         let mut plan = self.decide_readable(&absent, view.change_is_live, now);
         if self.mutation.removes() {
             // An object existed, although its version is unknown.
@@ -198,26 +198,26 @@ impl Swap {
 
     fn decide_readable(
         &self,
-        standing: &Standing,
+        row_state: &RowState,
         change_is_live: bool,
         now: Timestamp,
     ) -> Plan<SwapReply> {
         let operation = self.mutation.operation();
-        if standing
+        if row_state
             .row()
             .is_some_and(|row| row.operation == self.operation)
         {
-            return Plan::new(Batch::new(), Ok(self.unchanged(standing)), Effect::Commits);
+            return Plan::new(Batch::new(), Ok(self.unchanged(row_state)), Effect::Commits);
         }
         if self.change().is_some() && !change_is_live {
             return Plan::new(Batch::new(), Err(fenced(operation)), Effect::Commits);
         }
-        if let Err(current) = self.precondition.check(standing.live(now)) {
+        if let Err(current) = self.precondition.check(row_state.live(now)) {
             return self.lost(Plan::conflict(operation, current), now);
         }
         if let Mutation::Tombstone { expected, .. } = &self.mutation
             && self.precondition == Precondition::None
-            && !expected.is_met(standing, now)
+            && !expected.is_met(row_state, now)
         {
             let superseded = Plan {
                 event: Some(Event::Superseded),
@@ -225,10 +225,10 @@ impl Swap {
             };
             return self.lost(superseded, now);
         }
-        match self.next(standing, now) {
-            Ok(Next::Row(row)) => self.commit(standing, Standing::Present(row), now),
-            Ok(Next::NoRow) => self.commit(standing, Standing::Absent(standing.version()), now),
-            Ok(Next::Unchanged) => Plan::nothing(Ok(self.unchanged(standing))),
+        match self.next(row_state, now) {
+            Ok(Next::Row(row)) => self.commit(row_state, RowState::Present(row), now),
+            Ok(Next::NoRow) => self.commit(row_state, RowState::Absent(row_state.version()), now),
+            Ok(Next::Unchanged) => Plan::nothing(Ok(self.unchanged(row_state))),
             Ok(Next::Absent) => Plan::nothing(Ok(SwapReply::without_row(false))),
             Err(error) => Plan::known(Err(error)),
         }
@@ -241,17 +241,17 @@ impl Swap {
         plan
     }
 
-    fn commit(&self, standing: &Standing, next: Standing, now: Timestamp) -> Plan<SwapReply> {
+    fn commit(&self, row_state: &RowState, next: RowState, now: Timestamp) -> Plan<SwapReply> {
         let transition = [Transition {
             id: &self.id,
-            before: standing,
+            before: row_state,
             after: &next,
         }];
         let mut batch = Batch::new();
         transition::put_rows(&mut batch, &transition);
         self.put_payload(&mut batch);
         let orphans = transition::orphans(&transition);
-        let existed = standing.live(now).is_some();
+        let existed = row_state.live(now).is_some();
         // The expirer counts the objects that it removes. For other callers an expired object did
         // not exist.
         let reply = if self.mutation.removes() {
@@ -266,11 +266,11 @@ impl Swap {
     }
 
     /// Reply of a swap that leaves the object in its state.
-    fn unchanged(&self, standing: &Standing) -> SwapReply {
+    fn unchanged(&self, row_state: &RowState) -> SwapReply {
         if self.mutation.removes() {
             SwapReply::without_row(false)
         } else {
-            SwapReply::applied(standing, true)
+            SwapReply::applied(row_state, true)
         }
     }
 
@@ -280,12 +280,12 @@ impl Swap {
                 .remove(Table::Changes, change.as_bytes().to_vec());
             plan.settled.push(change);
         }
-        transition::put_orphans(&mut plan.batch, orphans, now, Landing::Landed);
+        transition::put_orphans(&mut plan.batch, orphans, now, LateWrite::Landed);
     }
 
     /// Returns the row after the swap, if nothing prevents it.
-    fn next(&self, standing: &Standing, now: Timestamp) -> Result<Next> {
-        let live = standing.live(now);
+    fn next(&self, row_state: &RowState, now: Timestamp) -> Result<Next> {
+        let live = row_state.live(now);
         Ok(match &self.mutation {
             Mutation::Inline {
                 payload,
@@ -301,7 +301,7 @@ impl Swap {
                     size: payload.len() as u64,
                     checksum: Some(Checksum::of(payload)),
                 };
-                Next::Row(content.row(self.operation, standing, attributes, now))
+                Next::Row(content.row(self.operation, row_state, attributes, now))
             }
             Mutation::Tombstone {
                 manifest,
@@ -314,9 +314,9 @@ impl Swap {
                     size: manifest.bytes().unwrap_or(u64::MAX),
                     checksum: *checksum,
                 };
-                Next::Row(content.row(self.operation, standing, attributes, now))
+                Next::Row(content.row(self.operation, row_state, attributes, now))
             }
-            Mutation::Delete if standing.row().is_some() => Next::NoRow,
+            Mutation::Delete if row_state.row().is_some() => Next::NoRow,
             Mutation::Delete => Next::Absent,
             Mutation::Amend(amendment) => match live {
                 Some(row) => Next::Row(Box::new(self.amended(row, amendment, now)?)),
@@ -327,7 +327,7 @@ impl Swap {
                 None => Next::Absent,
             },
             Mutation::Touch { seen } => touched(live.filter(|row| row.operation == *seen), now),
-            Mutation::Expire if standing.row().is_some() && live.is_none() => Next::NoRow,
+            Mutation::Expire if row_state.row().is_some() && live.is_none() => Next::NoRow,
             Mutation::Expire => Next::Unchanged,
         })
     }
@@ -435,20 +435,20 @@ impl Content {
     pub(super) fn row(
         self,
         operation: OperationId,
-        standing: &Standing,
+        row_state: &RowState,
         attributes: &Attributes,
         now: Timestamp,
     ) -> Box<Row> {
         let metadata = Metadata {
             size: self.size,
             checksum: self.checksum,
-            created: standing.live(now).map_or(now, |row| row.metadata.created),
+            created: row_state.live(now).map_or(now, |row| row.metadata.created),
             modified: now,
             expires_at: attributes.expiration.deadline(now),
             attributes: attributes.clone(),
         };
         Box::new(Row {
-            version: standing.version().next(),
+            version: row_state.version().next(),
             operation,
             metadata,
             body: self.body,

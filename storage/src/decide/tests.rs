@@ -7,21 +7,21 @@ use uuid::Uuid;
 
 use super::plan::Plan;
 use super::*;
-use crate::checksum::Checksum;
-use crate::error::{Error, ErrorKind};
-use crate::id::ObjectId;
 use crate::index::{Batch, Table};
-use crate::rows::{
+use crate::records::{
     Amendment, Attributes, BlockChecksums, Body, Change, Extension, Extent, Manifest, Orphan, Row,
-    Session, session_key,
+    UploadRecord, upload_record_key,
 };
-use crate::word::{Current, Etag, OperationId, RevisionId, RevisionKey, Timestamp, Version};
+use crate::types::Checksum;
+use crate::types::ObjectId;
+use crate::types::{Error, ErrorKind};
+use crate::types::{Etag, ObjectVersion, OperationId, RevisionId, RevisionKey, Timestamp, Version};
 
 mod conditional;
 mod expiring;
 mod renaming;
-mod sessions;
 mod summary;
+mod upload_steps;
 
 use summary::{Decision, Verdict, decision, plan, verdict};
 
@@ -54,7 +54,7 @@ fn revision(number: u128) -> RevisionId {
     RevisionId::from_uuid(Uuid::from_u128(number))
 }
 
-fn tombstone(operation: u128, expected: Expected) -> Swap {
+fn tombstone(operation: u128, expected: ExpectedRow) -> Swap {
     let extent = Extent {
         revision: revision(operation + 1000),
         bytes: 5,
@@ -85,12 +85,12 @@ fn delete(operation: u128) -> Swap {
 }
 
 /// How the object stands after a swap that commits.
-fn after(standing: &Standing, swap: &Swap) -> Standing {
-    after_at(standing, swap, at(1))
+fn after(row_state: &RowState, swap: &Swap) -> RowState {
+    after_at(row_state, swap, at(1))
 }
 
-fn after_at(standing: &Standing, swap: &Swap, now: Timestamp) -> Standing {
-    match decision(swap, standing, true, now) {
+fn after_at(row_state: &RowState, swap: &Swap, now: Timestamp) -> RowState {
+    match decision(swap, row_state, true, now) {
         Decision::Commit { next, .. } => next,
         other => panic!("expected a commit, got {other:?}"),
     }
@@ -100,13 +100,13 @@ fn key(number: u128) -> RevisionKey {
     revision_key(&id(), revision(number))
 }
 
-fn never() -> Standing {
-    Standing::Absent(Version::NONE)
+fn never() -> RowState {
+    RowState::Absent(Version::NONE)
 }
 
 fn tables(batch: &Batch) -> Vec<(Table, bool)> {
     batch
-        .changes()
+        .ops()
         .iter()
         .map(|(table, _, value)| (*table, value.is_some()))
         .collect()
@@ -124,18 +124,18 @@ fn a_version_is_never_reused_across_delete_and_recreate() {
 #[test]
 fn a_tombstone_commits_over_what_its_upload_saw_only() {
     let small = after(&never(), &inline(1, 1));
-    let large = after(&never(), &tombstone(2, Expected::NoTombstone));
+    let large = after(&never(), &tombstone(2, ExpectedRow::NoTombstone));
     let saw_large = large.expectation(at(1));
-    let live = |swap: &Swap, standing: &Standing| decision(swap, standing, true, at(1));
+    let live = |swap: &Swap, row_state: &RowState| decision(swap, row_state, true, at(1));
 
-    for standing in [&never(), &small] {
+    for row_state in [&never(), &small] {
         assert!(matches!(
-            live(&tombstone(9, Expected::NoTombstone), standing),
+            live(&tombstone(9, ExpectedRow::NoTombstone), row_state),
             Decision::Commit { .. }
         ));
         let orphans = vec![key(1009)];
         assert_eq!(
-            live(&tombstone(9, saw_large), standing),
+            live(&tombstone(9, saw_large), row_state),
             Decision::Supersede { orphans }
         );
     }
@@ -143,10 +143,10 @@ fn a_tombstone_commits_over_what_its_upload_saw_only() {
         matches!(live(&tombstone(9, saw_large), &large), Decision::Commit { orphans, .. } if orphans == [key(1002)])
     );
     assert!(matches!(
-        live(&tombstone(9, Expected::NoTombstone), &large),
+        live(&tombstone(9, ExpectedRow::NoTombstone), &large),
         Decision::Supersede { .. }
     ));
-    let other = after(&never(), &tombstone(3, Expected::NoTombstone));
+    let other = after(&never(), &tombstone(3, ExpectedRow::NoTombstone));
     assert!(matches!(
         live(&tombstone(9, saw_large), &other),
         Decision::Supersede { .. }
@@ -155,15 +155,15 @@ fn a_tombstone_commits_over_what_its_upload_saw_only() {
 
 #[test]
 fn a_fenced_change_never_commits_whatever_stands() {
-    for standing in [
+    for row_state in [
         never(),
         after(&never(), &inline(1, 1)),
-        after(&never(), &tombstone(2, Expected::NoTombstone)),
+        after(&never(), &tombstone(2, ExpectedRow::NoTombstone)),
     ] {
-        let swap = tombstone(9, standing.expectation(at(1)));
-        let decision = decision(&swap, &standing, false, at(1));
+        let swap = tombstone(9, row_state.expectation(at(1)));
+        let decision = decision(&swap, &row_state, false, at(1));
         assert_eq!(decision, Decision::Fenced);
-        assert!(plan(&swap, &standing, false, at(1)).batch.is_empty());
+        assert!(plan(&swap, &row_state, false, at(1)).batch.is_empty());
     }
 }
 
@@ -172,19 +172,19 @@ fn a_repeated_swap_changes_nothing() {
     for swap in [
         inline(5, 1),
         inline(5, 5000),
-        tombstone(5, Expected::NoTombstone),
+        tombstone(5, ExpectedRow::NoTombstone),
     ] {
-        let standing = after(&never(), &swap);
-        let again = decision(&swap, &standing, false, at(2));
+        let row_state = after(&never(), &swap);
+        let again = decision(&swap, &row_state, false, at(2));
         assert_eq!(again, Decision::Already);
-        assert!(plan(&swap, &standing, false, at(2)).batch.is_empty());
+        assert!(plan(&swap, &row_state, false, at(2)).batch.is_empty());
     }
 }
 
 #[test]
 fn one_batch_holds_all_that_a_swap_changes() {
     let small = after(&never(), &inline(1, 5000));
-    let swap = tombstone(2, Expected::NoTombstone);
+    let swap = tombstone(2, ExpectedRow::NoTombstone);
     let expected = [
         (Table::Payloads, false), // the old inline payload
         (Table::Rows, true),
@@ -218,7 +218,7 @@ fn created_survives_overwrites_and_modified_does_not() {
 
 #[test]
 fn a_fence_spares_what_the_row_names() {
-    let large = after(&never(), &tombstone(2, Expected::NoTombstone));
+    let large = after(&never(), &tombstone(2, ExpectedRow::NoTombstone));
     let change = Change {
         epoch: crate::Epoch::new(1),
         started: at(0),
@@ -250,28 +250,28 @@ proptest! {
     /// made orphans, and no revision is both; versions only rise.
     #[test]
     fn every_revision_is_named_or_an_orphan_and_versions_rise(steps in proptest::collection::vec(step(), 0..40)) {
-        let (mut standing, mut before) = (never(), never());
+        let (mut row_state, mut before) = (never(), never());
         let (mut written, mut orphaned) = (BTreeSet::new(), BTreeSet::new());
         for ((kind, stale, live), moment) in steps.into_iter().zip(1u64..) {
             let operation = u128::from(moment);
-            let saw = if stale { &before } else { &standing };
+            let saw = if stale { &before } else { &row_state };
             let swap = match kind {
                 0 => inline(operation, 1),
                 1 => inline(operation, 5000),
                 2 => tombstone(operation, saw.expectation(at(moment))),
                 _ => delete(operation),
             };
-            let decision = decision(&swap, &standing, live, at(moment));
+            let decision = decision(&swap, &row_state, live, at(moment));
             if let Mutation::Tombstone { manifest, .. } = &swap.mutation {
                 written.extend(manifest.revisions());
             }
-            before = standing.clone();
+            before = row_state.clone();
             match decision {
                 Decision::Commit { next, orphans, .. } => {
                     orphaned.extend(orphans.iter().map(|key| key.revision));
-                    prop_assert!(next.version() > standing.version() || next.row().is_none());
-                    prop_assert!(next.version() >= standing.version());
-                    standing = next;
+                    prop_assert!(next.version() > row_state.version() || next.row().is_none());
+                    prop_assert!(next.version() >= row_state.version());
+                    row_state = next;
                 }
                 Decision::Supersede { orphans } | Decision::Conflict { orphans, .. } => {
                     orphaned.extend(orphans.iter().map(|key| key.revision));
@@ -281,7 +281,7 @@ proptest! {
                 Decision::Already | Decision::Absent | Decision::Unchanged => {}
             }
         }
-        let named: BTreeSet<_> = standing.row().map(Row::revisions).unwrap_or_default().into_iter().collect();
+        let named: BTreeSet<_> = row_state.row().map(Row::revisions).unwrap_or_default().into_iter().collect();
         prop_assert!(named.is_disjoint(&orphaned));
         prop_assert_eq!(named.union(&orphaned).copied().collect::<BTreeSet<_>>(), written);
     }

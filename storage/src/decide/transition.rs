@@ -9,24 +9,26 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use super::Standing;
-use crate::id::ObjectId;
+use super::RowState;
 use crate::index::{Batch, Table};
-use crate::rows::{Landing, Orphan, Row, expiry_key, expiry_value, floor_key, write_floor};
-use crate::word::{RevisionKey, Timestamp, Version};
+use crate::records::{
+    LateWrite, Orphan, Row, encode_last_version, expiry_key, expiry_value, last_version_key,
+};
+use crate::types::ObjectId;
+use crate::types::{RevisionKey, Timestamp, Version};
 
 /// State of an object before and after a commit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transition<'a> {
     pub(super) id: &'a ObjectId,
-    pub(super) before: &'a Standing,
-    pub(super) after: &'a Standing,
+    pub(super) before: &'a RowState,
+    pub(super) after: &'a RowState,
 }
 
 /// Returns the revisions that the rows name before and not after.
 pub(super) fn orphans(transitions: &[Transition<'_>]) -> Vec<RevisionKey> {
-    let named = |standing: &Standing, id| {
-        standing
+    let named = |row_state: &RowState, id| {
+        row_state
             .row()
             .map(|row| row.revision_keys(id))
             .unwrap_or_default()
@@ -45,7 +47,8 @@ pub(super) fn orphans(transitions: &[Transition<'_>]) -> Vec<RevisionKey> {
 /// Puts rows, last versions and expiry entries, and removes the entries that belonged to the old
 /// rows only.
 pub(super) fn put_rows(batch: &mut Batch, transitions: &[Transition<'_>]) {
-    let belongings = |standing: &Standing| standing.row().map(Row::belongings).unwrap_or_default();
+    let belongings =
+        |row_state: &RowState| row_state.row().map(Row::belongings).unwrap_or_default();
     let kept: BTreeSet<Bytes> = transitions
         .iter()
         .flat_map(|transition| belongings(transition.after))
@@ -63,23 +66,27 @@ pub(super) fn put_rows(batch: &mut Batch, transitions: &[Transition<'_>]) {
 
 fn put_row(batch: &mut Batch, Transition { id, before, after }: &Transition<'_>) {
     match after {
-        Standing::Present(row) => {
+        RowState::Present(row) => {
             batch.put(Table::Rows, id.encoded().clone(), row.encode());
-            if let Standing::Absent(last) = before
+            if let RowState::Absent(last) = before
                 && *last != Version::NONE
             {
-                batch.remove(Table::Meta, floor_key(id));
+                batch.remove(Table::Meta, last_version_key(id));
             }
         }
-        Standing::Absent(last) => {
+        RowState::Absent(last) => {
             batch.remove(Table::Rows, id.encoded().clone());
-            batch.put(Table::Meta, floor_key(id), write_floor(*last));
+            batch.put(
+                Table::Meta,
+                last_version_key(id),
+                encode_last_version(*last),
+            );
         }
     }
 }
 
 fn put_expiry(batch: &mut Batch, Transition { id, before, after }: &Transition<'_>) {
-    let deadline = |standing: &Standing| standing.row().and_then(|row| row.metadata.expires_at);
+    let deadline = |row_state: &RowState| row_state.row().and_then(|row| row.metadata.expires_at);
     let old = deadline(before);
     let new = deadline(after);
     if old == new {
@@ -98,7 +105,7 @@ pub(super) fn put_orphans(
     batch: &mut Batch,
     revisions: &[RevisionKey],
     now: Timestamp,
-    landing: Landing,
+    landing: LateWrite,
 ) {
     for key in revisions {
         let orphan = Orphan::new(key.object.clone(), now, landing);
@@ -115,5 +122,5 @@ pub(super) fn give_up(batch: &mut Batch, revisions: &[RevisionKey], now: Timesta
     for key in revisions {
         batch.remove(Table::Payloads, key.revision.as_bytes().to_vec());
     }
-    put_orphans(batch, revisions, now, Landing::Landed);
+    put_orphans(batch, revisions, now, LateWrite::Landed);
 }

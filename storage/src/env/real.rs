@@ -15,8 +15,8 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::World;
-use crate::error::{Error, ErrorKind, Result};
-use crate::word::Timestamp;
+use crate::types::Timestamp;
+use crate::types::{Error, ErrorKind, Result};
 
 /// Returns `true` if the system clock reads 1970 or later. Some libraries panic otherwise.
 pub(crate) fn is_system_clock_set() -> bool {

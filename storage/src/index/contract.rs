@@ -43,7 +43,7 @@ use futures::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
 use super::{Batch, CommitError, Index, IndexStats, KEY_BYTES_MAX, Range, Snapshot, Table};
-use crate::error::{ErrorKind, Result};
+use crate::types::{ErrorKind, Result};
 
 mod reads;
 mod scans;

@@ -25,13 +25,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::committer::{Committer, CommitterOptions, Ended};
+use super::group_commit::{Committer, CommitterOptions, Ended};
 use super::{
     Batch, CommitError, Completion, Index, IndexStats, KEY_BYTES_MAX, Page, Range, Snapshot,
     SpaceStats, Table,
 };
 use crate::env::{self, Env};
-use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result};
 
 mod archive;
 mod check;
@@ -49,10 +49,10 @@ mod journals;
 mod manifest;
 mod mark;
 mod marker;
-mod mend;
 mod options;
 mod published;
 mod reclaim;
+mod repair;
 mod reserve;
 mod seal;
 mod sink;
@@ -66,10 +66,10 @@ pub use copy::IndexCopy;
 use failure::caught;
 use gaps::Gaps;
 use marker::{LastMark, Marker};
-pub use mend::LostFile;
 pub use options::FjallOptions;
 use options::MIB;
 use published::{Published, State};
+pub use repair::LostFile;
 use sink::FjallSink;
 use space::Space;
 use store::{Gone, Opened, Slot, Store};
@@ -428,7 +428,7 @@ fn reads_inline(table: Table) -> bool {
         Table::Rows
         | Table::Changes
         | Table::Orphans
-        | Table::Sessions
+        | Table::Uploads
         | Table::Expiry
         | Table::Meta => true,
         Table::Payloads => false,

@@ -10,12 +10,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result};
 
-mod committer;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod fjall;
+mod group_commit;
 mod read_only;
 mod space;
 mod stall;
@@ -29,18 +29,18 @@ pub use step_over::{PartialPage, UnreadableRange};
 /// The tables of an index. One table is one ordered map from keys to values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
-    /// Encoded object id -> [`Row`](crate::rows::Row).
+    /// Encoded object id -> [`Row`](crate::records::Row).
     Rows,
     /// Operation id -> inline payload, or revision id ->
-    /// [`BlockChecksums`](crate::rows::BlockChecksums): data of a row that is read only together
+    /// [`BlockChecksums`](crate::records::BlockChecksums): data of a row that is read only together
     /// with the object's bytes.
     Payloads,
-    /// Operation id -> [`Change`](crate::rows::Change).
+    /// Operation id -> [`Change`](crate::records::Change).
     Changes,
-    /// Revision id -> [`Orphan`](crate::rows::Orphan).
+    /// Revision id -> [`Orphan`](crate::records::Orphan).
     Orphans,
     /// Upload records: the stored rows of multipart uploads.
-    Sessions,
+    Uploads,
     /// Deadlines of objects and uploads, ordered by time.
     Expiry,
     /// Format version, epoch, and the last versions of deleted objects.
@@ -54,7 +54,7 @@ impl Table {
         Self::Payloads,
         Self::Changes,
         Self::Orphans,
-        Self::Sessions,
+        Self::Uploads,
         Self::Expiry,
         Self::Meta,
     ];
@@ -66,7 +66,7 @@ impl Table {
             Self::Payloads => "payloads",
             Self::Changes => "changes",
             Self::Orphans => "orphans",
-            Self::Sessions => "sessions",
+            Self::Uploads => "sessions",
             Self::Expiry => "expiry",
             Self::Meta => "meta",
         }
@@ -81,7 +81,7 @@ pub const KEY_BYTES_MAX: usize = 16 * 1024;
 /// Within a batch the last write of a key wins.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    changes: Vec<(Table, Bytes, Option<Bytes>)>,
+    ops: Vec<(Table, Bytes, Option<Bytes>)>,
     bytes: usize,
 }
 
@@ -109,18 +109,18 @@ impl Batch {
             key.len()
         );
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
-        self.changes.push((table, key, value));
+        self.ops.push((table, key, value));
     }
 
     /// Appends all writes of another batch.
     pub fn append(&mut self, other: Self) {
         self.bytes += other.bytes;
-        self.changes.extend(other.changes);
+        self.ops.extend(other.ops);
     }
 
     /// Returns whether the batch contains no write.
     pub fn is_empty(&self) -> bool {
-        self.changes.is_empty()
+        self.ops.is_empty()
     }
 
     /// Returns the total size of all keys and values, in bytes.
@@ -135,27 +135,27 @@ impl Batch {
         // The end of an upload may rewrite its upload record, but always removes the old deadline.
         // The start of an upload and a new part remove none.
         let removes_deadline = self
-            .changes
+            .ops
             .iter()
             .any(|(table, _, value)| *table == Table::Expiry && value.is_none());
-        self.changes
+        self.ops
             .iter()
             .filter(|(.., value)| value.is_some())
             .all(|(table, ..)| match table {
                 Table::Rows | Table::Payloads | Table::Changes => false,
-                Table::Sessions | Table::Expiry => removes_deadline,
+                Table::Uploads | Table::Expiry => removes_deadline,
                 Table::Orphans | Table::Meta => true,
             })
     }
 
     /// Returns the writes in order. `Some` sets a value, `None` removes the key.
-    pub fn changes(&self) -> &[(Table, Bytes, Option<Bytes>)] {
-        &self.changes
+    pub fn ops(&self) -> &[(Table, Bytes, Option<Bytes>)] {
+        &self.ops
     }
 
     /// Returns the writes in order, by value.
-    pub fn into_changes(self) -> Vec<(Table, Bytes, Option<Bytes>)> {
-        self.changes
+    pub fn into_ops(self) -> Vec<(Table, Bytes, Option<Bytes>)> {
+        self.ops
     }
 }
 
@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn batches_that_end_an_object_or_upload_release_space() {
-        use Table::{Changes, Expiry, Meta, Orphans, Payloads, Rows, Sessions};
+        use Table::{Changes, Expiry, Meta, Orphans, Payloads, Rows, Uploads};
         assert!(batch(&[], &[]).releases(), "barrier");
         assert!(batch(&[Meta], &[]).releases(), "epoch");
         assert!(
@@ -452,7 +452,7 @@ mod tests {
         );
         assert!(batch(&[Orphans], &[Changes]).releases(), "fence");
         assert!(
-            batch(&[Sessions, Expiry, Orphans], &[Sessions, Expiry]).releases(),
+            batch(&[Uploads, Expiry, Orphans], &[Uploads, Expiry]).releases(),
             "abort"
         );
         assert!(!batch(&[Changes], &[]).releases(), "begin of a large put");
@@ -465,10 +465,10 @@ mod tests {
             "new deadline"
         );
         assert!(
-            !batch(&[Sessions, Expiry], &[]).releases(),
+            !batch(&[Uploads, Expiry], &[]).releases(),
             "begin of an upload"
         );
-        assert!(!batch(&[Sessions, Payloads], &[Changes]).releases(), "part");
+        assert!(!batch(&[Uploads, Payloads], &[Changes]).releases(), "part");
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::{Batch, CommitError, Completion, Index, IndexStats, Snapshot, Table};
-use crate::error::{Error, ErrorKind, Reason, Result};
+use crate::types::{Error, ErrorKind, Reason, Result};
 
 /// Returns the error of a write to a read-only engine or index.
 pub fn read_only(operation: &'static str) -> Error {

@@ -1,6 +1,6 @@
 //! Space of the disk under an index: [`SpaceStats`], and the error of a write without space.
 
-use crate::error::{Error, ErrorKind, Reason};
+use crate::types::{Error, ErrorKind, Reason};
 
 /// Space of the file system that holds an index, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

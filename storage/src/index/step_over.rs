@@ -21,7 +21,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::{Range, Snapshot, Table};
-use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Maximal number of reads to find one end of an unreadable range: 8 for each byte of a key of
 /// 1,024 bytes. If they do not suffice, the reported range is larger than the damage.

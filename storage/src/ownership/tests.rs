@@ -10,7 +10,7 @@ use crate::blobs::marker::{MARKER_PATH, encode};
 use crate::index::Batch;
 use crate::read::ReadLimits;
 use crate::read::fixture::{MemoryIndex, Store};
-use crate::rows::begin_epoch;
+use crate::records::begin_epoch;
 
 /// An index and a tier that tests replace independently.
 struct Scene {
@@ -94,8 +94,8 @@ impl Scene {
     async fn set_record(&self, record: Option<StoreRecord>) {
         let mut batch = Batch::new();
         match record {
-            Some(record) => batch.put(Table::Meta, crate::rows::STORE_KEY, record.encode()),
-            None => batch.remove(Table::Meta, crate::rows::STORE_KEY),
+            Some(record) => batch.put(Table::Meta, crate::records::STORE_KEY, record.encode()),
+            None => batch.remove(Table::Meta, crate::records::STORE_KEY),
         }
         self.index.apply(batch);
     }

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::ReadLimits;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Bytes per permit of the semaphores. Tokio acquires at most `u32::MAX` permits at a time, too few
 /// for a permit per byte.

@@ -7,7 +7,7 @@ use super::fetch::TAKEN_WITHIN;
 use super::fixture::{Store, id, inline, payload};
 use super::tests::{BLOCK, read};
 use super::*;
-use crate::checksum::BLOCK_BYTES;
+use crate::types::BLOCK_BYTES;
 
 /// The budget has room for a single unit. Readers that never take their unit must not keep it. The
 /// blobs are on a local file system, where a fetch waits for its bytes. So the next fetch is in the

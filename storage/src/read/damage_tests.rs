@@ -7,8 +7,8 @@ use futures::StreamExt;
 use super::fixture::{Store, id, inline, payload};
 use super::tests::{BLOCK, one_by_one, read};
 use super::*;
-use crate::checksum::BLOCK_BYTES;
 use crate::index::Batch;
+use crate::types::BLOCK_BYTES;
 
 #[tokio::test]
 async fn damaged_inline_payload_is_corrupt_and_names_the_object() {
@@ -83,7 +83,7 @@ async fn missing_blob_is_corrupt_and_is_counted() {
         "missing blob: the row names it, but it is not in the blob tier: revision={revision}"
     )));
     let row = store.row(&id("a")).unwrap();
-    let current = crate::Current {
+    let current = crate::ObjectVersion {
         version: row.version,
         etag: row.etag(),
     };

@@ -28,11 +28,11 @@ use super::limits::ReadLimits;
 use super::plan::{Piece, Unit};
 use super::stats::Counters;
 use crate::blobs::BlobReader;
-use crate::checksum::Checksum;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
-use crate::word::RevisionId;
+use crate::types::Checksum;
+use crate::types::ObjectId;
+use crate::types::RevisionId;
+use crate::types::{Error, ErrorKind, Result};
 
 /// Longest time for which a block fetched on demand waits for its reader, if no held permit is
 /// available.

@@ -13,14 +13,14 @@ use futures::future::BoxFuture;
 
 use super::{ReadLimits, Reads};
 use crate::blobs::{BlobOptions, BlobTier, FinishedBlob};
-use crate::decide::{Mutation, Precondition, Standing, Swap, SwapView, revision_key};
+use crate::decide::{Mutation, Precondition, RowState, Swap, SwapView, revision_key};
 use crate::env::Env;
-use crate::error::{Error, Result};
-use crate::id::ObjectId;
 use crate::index::{Batch, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
-use crate::pins::Pins;
-use crate::rows::{Attributes, BlockChecksums, Extent, Manifest, Row};
-use crate::word::{RevisionId, Version};
+use crate::read::pins::Pins;
+use crate::records::{Attributes, BlockChecksums, Extent, Manifest, Row};
+use crate::types::ObjectId;
+use crate::types::{Error, Result};
+use crate::types::{RevisionId, Version};
 
 type Tables = BTreeMap<(Table, Bytes), Bytes>;
 type Intruder = Box<dyn FnMut(u64) -> Option<Batch> + Send>;
@@ -39,7 +39,7 @@ pub(crate) struct MemoryIndex {
 impl MemoryIndex {
     pub(crate) fn apply(&self, batch: Batch) {
         let mut tables = self.tables.lock().unwrap();
-        for (table, key, value) in batch.into_changes() {
+        for (table, key, value) in batch.into_ops() {
             match value {
                 Some(value) => tables.insert((table, key), value),
                 None => tables.remove(&(table, key)),
@@ -221,11 +221,11 @@ impl Store {
             precondition: Precondition::None,
             mutation,
         };
-        let standing = self.row(id).map_or(Standing::Absent(Version::NONE), |row| {
-            Standing::Present(Box::new(row))
+        let row_state = self.row(id).map_or(RowState::Absent(Version::NONE), |row| {
+            RowState::Present(Box::new(row))
         });
         let view = SwapView {
-            standing,
+            row_state,
             is_unreadable: false,
             change_is_live: true,
         };
@@ -258,8 +258,8 @@ impl Store {
             });
             blocks.push(BlockChecksums(blob.blocks));
         }
-        let expected = self.row(id).map_or(Standing::Absent(Version::NONE), |row| {
-            Standing::Present(Box::new(row))
+        let expected = self.row(id).map_or(RowState::Absent(Version::NONE), |row| {
+            RowState::Present(Box::new(row))
         });
         Mutation::Tombstone {
             manifest: Manifest::of_parts(extents),

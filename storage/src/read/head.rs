@@ -1,13 +1,13 @@
 //! The head of an object: its id, version, etag and metadata, without its bytes.
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
-use crate::rows::{Metadata, Row};
-use crate::word::{Etag, Version};
+use crate::records::{Metadata, Row};
+use crate::types::ObjectId;
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Etag, Version};
 
 /// An object without its bytes: its id, version, etag and metadata.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Head {
+pub struct ObjectMeta {
     /// Id of the object.
     pub id: ObjectId,
     /// Version of the object: the number of the committed write.
@@ -18,7 +18,7 @@ pub struct Head {
     pub metadata: Metadata,
 }
 
-impl Head {
+impl ObjectMeta {
     pub(super) fn of(id: ObjectId, row: Row) -> Self {
         Self {
             id,

@@ -17,15 +17,15 @@ use futures::stream::{self, BoxStream, StreamExt};
 
 use super::budget::Leave;
 use super::fetch::{Blocks, Units};
-use super::{Head, Reads};
-use crate::error::{Error, ErrorKind, Result};
-use crate::pins::Pin;
-use crate::word::{OperationId, RevisionId};
+use super::{ObjectMeta, Reads};
+use crate::read::pins::Pin;
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{OperationId, RevisionId};
 
 /// An open object, and the bytes of a range of it as a stream. Reads the same revision until the
 /// end (I8).
 pub struct OpenObject {
-    head: Head,
+    head: ObjectMeta,
     range: Range<u64>,
     content: Content,
     /// Permit of an open object, released at the end of the bytes.
@@ -64,7 +64,7 @@ pub(super) struct Source {
 }
 
 impl OpenObject {
-    pub(super) fn inline(head: Head, range: Range<u64>, bytes: Bytes) -> Self {
+    pub(super) fn inline(head: ObjectMeta, range: Range<u64>, bytes: Bytes) -> Self {
         let content = if bytes.is_empty() {
             Content::Done
         } else {
@@ -81,7 +81,7 @@ impl OpenObject {
     /// Opens an object in the blob tier. `first` is the first unit, or `None` if the range is
     /// empty.
     pub(super) fn streamed(
-        head: Head,
+        head: ObjectMeta,
         range: Range<u64>,
         first: Option<Blocks>,
         source: Source,
@@ -127,7 +127,7 @@ impl OpenObject {
     }
 
     /// Returns the head of the object. Its size is the size of the whole object, not of the range.
-    pub fn head(&self) -> &Head {
+    pub fn head(&self) -> &ObjectMeta {
         &self.head
     }
 
@@ -215,7 +215,7 @@ impl OpenObject {
 }
 
 impl Streamed {
-    async fn next(&mut self, head: &Head) -> Result<Option<Bytes>> {
+    async fn next(&mut self, head: &ObjectMeta) -> Result<Option<Bytes>> {
         let Self {
             ready,
             source,

@@ -16,8 +16,8 @@
 
 use std::ops::Range;
 
-use crate::checksum::BLOCK_BYTES;
-use crate::rows::{Extent, Manifest};
+use crate::records::{Extent, Manifest};
+use crate::types::BLOCK_BYTES;
 
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -88,8 +88,8 @@ fn offset(bytes: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checksum::Checksum;
-    use crate::word::RevisionId;
+    use crate::types::Checksum;
+    use crate::types::RevisionId;
     use proptest::prelude::*;
     use uuid::Uuid;
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::id::ObjectId;
+use crate::types::ObjectId;
 
 /// Damage that reads have found since the store was opened. Both counters are 0 in a healthy store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

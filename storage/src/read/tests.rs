@@ -7,10 +7,10 @@ use futures::StreamExt;
 
 use super::fixture::{Store, id, inline, payload};
 use super::*;
-use crate::checksum::BLOCK_BYTES;
 use crate::decide::Mutation;
 use crate::index::Batch;
-use crate::word::Version;
+use crate::types::BLOCK_BYTES;
+use crate::types::Version;
 
 pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
 
@@ -151,7 +151,7 @@ async fn head_needs_no_blob_tier() {
     let row = store.row(&id("a")).unwrap();
     assert_eq!(
         head,
-        Head {
+        ObjectMeta {
             id: id("a"),
             version: Version::new(1),
             etag: row.etag(),
@@ -310,8 +310,8 @@ async fn object_replaced_at_every_attempt_is_unavailable() {
         else {
             unreachable!()
         };
-        let standing = crate::decide::Standing::Present(Box::new(writer.row(&id("a")).unwrap()));
-        let expected = standing.expectation(writer.env.now());
+        let row_state = crate::decide::RowState::Present(Box::new(writer.row(&id("a")).unwrap()));
+        let expected = row_state.expectation(writer.env.now());
         Some(writer.batch(
             &id("a"),
             Mutation::Tombstone {

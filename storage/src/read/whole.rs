@@ -9,12 +9,12 @@ use super::Reads;
 use super::fetch::{Source, Units};
 use super::plan::Piece;
 use crate::blobs::BlobTier;
-use crate::checksum::Checksum;
 use crate::env::Env;
-use crate::id::ObjectId;
-use crate::pins::Pin;
-use crate::rows::Extent;
-use crate::word::{RevisionId, RevisionKey};
+use crate::read::pins::Pin;
+use crate::records::Extent;
+use crate::types::Checksum;
+use crate::types::ObjectId;
+use crate::types::{RevisionId, RevisionKey};
 
 impl Reads {
     pub(crate) fn blobs(&self) -> &BlobTier {

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 
 use crate::directory_sync::sync_directory_at;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
 use crate::index::fjall::{FjallIndex, FjallOptions, IndexCopy};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Result};
 
 const INDEX: &str = "index";
 const SALVAGING: &str = "salvaging";

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::id::ObjectId;
 use crate::index::UnreadableRange;
 use crate::scrub::RawKey;
-use crate::word::RevisionId;
+use crate::types::ObjectId;
+use crate::types::RevisionId;
 
 /// Maximum number of names and of ranges that a report lists. All of them are counted.
 pub(super) const NAMED_MAX: usize = 10_000;

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Batch, CommitError, Index, Table};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Approximate maximum size of a commit, in bytes.
 const BATCH_BYTES: usize = 4 * 1024 * 1024;
@@ -27,7 +27,7 @@ impl<'a> Writer<'a> {
     /// Adds an entry. Commits the collected entries when a limit is reached.
     pub(super) async fn put(&mut self, table: Table, key: Bytes, value: Bytes) -> Result<()> {
         self.batch.put(table, key, value);
-        if self.batch.bytes() >= BATCH_BYTES || self.batch.changes().len() >= BATCH_ENTRIES {
+        if self.batch.bytes() >= BATCH_BYTES || self.batch.ops().len() >= BATCH_ENTRIES {
             self.flush().await?;
         }
         Ok(())

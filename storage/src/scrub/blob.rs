@@ -12,12 +12,12 @@ use bytes::Bytes;
 use super::ScrubDepth;
 use super::report::Tally;
 use crate::blobs::path::is_long;
-use crate::checksum::{BlockHasher, Checksum};
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
 use crate::read::Reads;
-use crate::rows::{BlockChecksums, Extent};
-use crate::word::RevisionKey;
+use crate::records::{BlockChecksums, Extent};
+use crate::types::ObjectId;
+use crate::types::RevisionKey;
+use crate::types::{BlockHasher, Checksum};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Access of a scrub to the blob tier.
 #[derive(Clone, Copy)]

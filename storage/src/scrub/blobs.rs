@@ -23,19 +23,19 @@ use futures::stream::BoxStream;
 
 use super::bytes::unreadable_row;
 use super::damage::Damage;
-use super::finding::{Cure, Found, Remedy};
+use super::finding::{Found, RepairAction, RepairPolicy};
 use super::payloads::visit_rows;
 use super::report::Tally;
 use super::second::{contains, entry, newest, readable, visit};
 use super::sessions::visit_parts;
 use crate::blobs::{BlobName, FoundBlob};
 use crate::decide::SeenEntry;
-use crate::error::Result;
 use crate::index::{Batch, Range, Snapshot, Table};
 use crate::planted::Bug;
 use crate::read::Reads;
-use crate::rows::{Change, Landing, Orphan};
-use crate::word::{RevisionId, RevisionKey, Timestamp};
+use crate::records::{Change, LateWrite, Orphan};
+use crate::types::Result;
+use crate::types::{RevisionId, RevisionKey, Timestamp};
 
 /// Blobs per page.
 const PAGE: usize = 1000;
@@ -179,17 +179,17 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
                 };
                 found.push(Found {
                     damage,
-                    remedy: Remedy::None,
+                    policy: RepairPolicy::None,
                 });
                 continue;
             }
         };
-        let cure = Cure::Commit(queue(&key, reads.env().steady_now()));
-        let remedy = match tally.looked().named_blobs {
-            _ if may_be_needed => Remedy::Withheld,
+        let action = RepairAction::Commit(queue(&key, reads.env().steady_now()));
+        let policy = match tally.looked().named_blobs {
+            _ if may_be_needed => RepairPolicy::Withheld,
             // No named blob was found: the blob tier may belong to another store.
-            0 => Remedy::Lossy(cure),
-            1.. => Remedy::Safe(cure),
+            0 => RepairPolicy::Lossy(action),
+            1.. => RepairPolicy::Safe(action),
         };
         found.push(Found {
             damage: Damage::UnknownBlob {
@@ -197,7 +197,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
                 revision: key.revision,
                 bytes,
             },
-            remedy,
+            policy,
         });
     }
     Ok(found)
@@ -207,14 +207,14 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
 fn foreign(blob: FoundBlob) -> Found {
     Found {
         damage: Damage::ForeignBlob { path: blob.path },
-        remedy: Remedy::None,
+        policy: RepairPolicy::None,
     }
 }
 
 /// Returns the batch that makes a revision an orphan.
 fn queue(key: &RevisionKey, now: Timestamp) -> Batch {
     let mut batch = Batch::new();
-    let orphan = Orphan::new(key.object.clone(), now, Landing::Landed);
+    let orphan = Orphan::new(key.object.clone(), now, LateWrite::Landed);
     batch.put(
         Table::Orphans,
         key.revision.as_bytes().to_vec(),

@@ -17,18 +17,18 @@ use futures::stream::{self, StreamExt};
 
 use super::blob::{Blob, Blobs};
 use super::damage::{Damage, RawKey};
-use super::finding::{Cure, Found, Remedy};
+use super::finding::{Found, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{contains, entry, readable};
 use super::{Paged, ScrubDepth};
-use crate::decide::{Lost, Mend, SeenEntry, is_as_written};
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
+use crate::decide::{Lost, Repair, SeenEntry, is_as_written};
 use crate::index::{Range, Snapshot, Table};
-use crate::pins::Pin;
 use crate::read::Reads;
-use crate::rows::{Body, Extent, Row};
-use crate::word::RevisionKey;
+use crate::read::pins::Pin;
+use crate::records::{Body, Extent, Row};
+use crate::types::ObjectId;
+use crate::types::RevisionKey;
+use crate::types::{Error, ErrorKind, Result};
 
 /// Objects per page.
 pub(super) const PAGE: usize = 256;
@@ -252,15 +252,16 @@ impl Look<'_> {
         match self.blobs.verify(&object, extent, key, checksums).await {
             Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
-                let cure = Cure::Mend(object.clone(), Mend::Checksums { revision, blocks });
+                let action =
+                    RepairAction::Repair(object.clone(), Repair::Checksums { revision, blocks });
                 Some(Found {
                     damage: Damage::MissingChecksums { object, revision },
-                    remedy: Remedy::Safe(cure),
+                    policy: RepairPolicy::Safe(action),
                 })
             }
             Ok(Blob::Nameless) => Some(Found {
                 damage: Damage::DamagedTrailer { object, revision },
-                remedy: Remedy::None,
+                policy: RepairPolicy::None,
             }),
             Ok(Blob::Missing) => Some(self.lost(lost, Damage::MissingBlob { object, revision })),
             Err(error) if error.kind() == ErrorKind::Corrupt => Some(self.lost(
@@ -272,13 +273,16 @@ impl Look<'_> {
                 },
             )),
             Err(error) => {
-                let remedy = Remedy::Beyond(Cure::Mend(object.clone(), Mend::GiveUp(lost)));
+                let policy = RepairPolicy::Beyond(RepairAction::Repair(
+                    object.clone(),
+                    Repair::GiveUp(lost),
+                ));
                 let damage = Damage::UnreadableBlob {
                     object,
                     revision,
                     why: error.to_string(),
                 };
-                Some(Found { damage, remedy })
+                Some(Found { damage, policy })
             }
         }
     }
@@ -287,7 +291,10 @@ impl Look<'_> {
     fn lost(&self, lost: Lost, damage: Damage) -> Found {
         Found {
             damage,
-            remedy: Remedy::Lossy(Cure::Mend(self.object.clone(), Mend::GiveUp(lost))),
+            policy: RepairPolicy::Lossy(RepairAction::Repair(
+                self.object.clone(),
+                Repair::GiveUp(lost),
+            )),
         }
     }
 }
@@ -300,6 +307,6 @@ pub(super) fn unreadable_row(object: &ObjectId, error: &Error) -> Found {
     };
     Found {
         damage,
-        remedy: Remedy::Lossy(Cure::Mend(object.clone(), Mend::Excise)),
+        policy: RepairPolicy::Lossy(RepairAction::Repair(object.clone(), Repair::RemoveRow)),
     }
 }

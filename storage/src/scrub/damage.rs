@@ -9,10 +9,10 @@ use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use uuid::{Uuid, Variant};
 
-use crate::id::ObjectId;
 use crate::index::{Table, UnreadableRange};
-use crate::multipart::PartNumber;
-use crate::word::{RevisionId, Timestamp};
+use crate::types::ObjectId;
+use crate::types::PartNumber;
+use crate::types::{RevisionId, Timestamp};
 
 mod text;
 
@@ -318,7 +318,7 @@ fn table_name<S: Serializer>(table: &Table, serializer: S) -> Result<S::Ok, S::E
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scrub::{Fate, Finding};
+    use crate::scrub::{Finding, RepairOutcome};
 
     #[test]
     fn text_and_json_use_the_same_damage_name() {
@@ -326,7 +326,7 @@ mod tests {
         let damage = Damage::CorruptPayload { object };
         let finding = Finding {
             damage: damage.clone(),
-            fate: Fate::Left,
+            fate: RepairOutcome::Left,
         };
         let json = serde_json::to_value(&finding).unwrap();
         let expected = serde_json::json!({

@@ -18,19 +18,19 @@ use bytes::Bytes;
 use super::Paged;
 use super::bytes::unreadable_row;
 use super::damage::{Damage, RawKey};
-use super::finding::{Cure, Found, Remedy};
+use super::finding::{Found, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{self, is_still, readable};
-use crate::decide::{Mend, UploadMend};
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
+use crate::decide::{Repair, UploadRepair};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
-use crate::multipart::UploadId;
-use crate::rows::{
-    Change, Due, Orphan, Row, Session, check_expiry_value, floor_object, read_expiry_key,
-    read_floor, session_key,
+use crate::records::{
+    Change, Due, Orphan, Row, UploadRecord, check_expiry_value, decode_last_version, floor_object,
+    read_expiry_key, upload_record_key,
 };
-use crate::word::{OperationId, RevisionId};
+use crate::types::ObjectId;
+use crate::types::UploadId;
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{OperationId, RevisionId};
 
 /// Entries per page.
 pub(super) const PAGE: usize = 1000;
@@ -56,7 +56,10 @@ pub(super) async fn page(
         };
         // A shard confirms the other findings. These have no shard, so the walk reads the entry
         // again.
-        let confirms_itself = matches!(damage.remedy, Remedy::None | Remedy::Safe(Cure::Commit(_)));
+        let confirms_itself = matches!(
+            damage.policy,
+            RepairPolicy::None | RepairPolicy::Safe(RepairAction::Commit(_))
+        );
         if !confirms_itself || is_still(index, table, key, |newest| newest == value).await? {
             found.push(damage);
         }
@@ -82,7 +85,7 @@ async fn check(
             "scrub",
             "the key is malformed",
         )),
-        Table::Rows | Table::Payloads | Table::Sessions => None,
+        Table::Rows | Table::Payloads | Table::Uploads => None,
     };
     Ok(broken.map(|error| unreadable(table, key, &error)))
 }
@@ -94,10 +97,10 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
         Err(error) => return Ok(Some(unreadable(Table::Expiry, key, &error))),
     };
     // Only the shard may change expiry entries: a concurrent write may set this deadline again.
-    let mend = Remedy::Safe(match &due {
-        Due::Object(object) => Cure::Mend(object.clone(), Mend::Expiry { deadline }),
-        Due::Session(object, upload) => {
-            Cure::MendUpload(object.clone(), *upload, UploadMend::Expiry { deadline })
+    let repair = RepairPolicy::Safe(match &due {
+        Due::Object(object) => RepairAction::Repair(object.clone(), Repair::Expiry { deadline }),
+        Due::Upload(object, upload) => {
+            RepairAction::RepairUpload(object.clone(), *upload, UploadRepair::Expiry { deadline })
         }
     });
     match check_expiry_value(value) {
@@ -112,7 +115,7 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
             };
             return Ok(Some(Found {
                 damage,
-                remedy: mend,
+                policy: repair,
             }));
         }
     }
@@ -125,7 +128,7 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
             Held::Unreadable(error) => return Ok(Some(unreadable_row(&object, &error))),
             Held::Row(_) | Held::Nothing => Some(Damage::ExpiryWithoutRow { object, deadline }),
         },
-        Due::Session(object, upload) => match session(snapshot, &object, &upload).await? {
+        Due::Upload(object, upload) => match session(snapshot, &object, &upload).await? {
             Some(Ok(session)) if session.expires_at == deadline => None,
             Some(Err(_)) => None,
             Some(Ok(_)) | None => Some(Damage::ExpiryWithoutSession {
@@ -137,7 +140,7 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
     };
     Ok(damage.map(|damage| Found {
         damage,
-        remedy: mend,
+        policy: repair,
     }))
 }
 
@@ -146,14 +149,14 @@ async fn session(
     snapshot: &dyn Snapshot,
     object: &ObjectId,
     upload: &UploadId,
-) -> Result<Option<Result<Session>>> {
+) -> Result<Option<Result<UploadRecord>>> {
     Ok(
         match readable(
             snapshot
-                .get(Table::Sessions, &session_key(object, upload))
+                .get(Table::Uploads, &upload_record_key(object, upload))
                 .await,
         )? {
-            Ok(value) => value.as_ref().map(Session::decode),
+            Ok(value) => value.as_ref().map(UploadRecord::decode),
             Err(error) => Some(Err(error)),
         },
     )
@@ -165,8 +168,8 @@ async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Op
         Ok(object) => object,
         Err(error) => return Ok(Some(unreadable(Table::Meta, key, &error))),
     };
-    let mend = Remedy::Safe(Cure::Mend(object.clone(), Mend::Floor));
-    match (read_floor(value), row(snapshot, &object).await?) {
+    let repair = RepairPolicy::Safe(RepairAction::Repair(object.clone(), Repair::LastVersion));
+    match (decode_last_version(value), row(snapshot, &object).await?) {
         (Err(error), _) if error.kind() == ErrorKind::UnknownFormat => {
             Ok(Some(unreadable(Table::Meta, key, &error)))
         }
@@ -179,12 +182,12 @@ async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Op
             };
             Ok(Some(Found {
                 damage,
-                remedy: mend,
+                policy: repair,
             }))
         }
         (_, Held::Row(_)) => Ok(Some(Found {
             damage: Damage::FloorBesideRow { object },
-            remedy: mend,
+            policy: repair,
         })),
     }
 }
@@ -196,14 +199,14 @@ fn unreadable(table: Table, key: &Bytes, error: &Error) -> Found {
     if error.kind() == ErrorKind::UnknownFormat {
         return Found {
             damage: Damage::UnknownFormat { table, key: raw },
-            remedy: Remedy::None,
+            policy: RepairPolicy::None,
         };
     }
     let mut batch = Batch::new();
     batch.remove(table, key.clone());
     Found {
         damage: Damage::BrokenEntry { table, key: raw },
-        remedy: Remedy::Safe(Cure::Commit(batch)),
+        policy: RepairPolicy::Safe(RepairAction::Commit(batch)),
     }
 }
 

@@ -1,6 +1,6 @@
-//! A found damage and its repair: [`Found`], [`Remedy`], and the reported [`Finding`].
+//! A found damage and its repair: [`Found`], [`RepairPolicy`], and the reported [`Finding`].
 //!
-//! Guards two rules. A repair loses data only on request: the remedy names the loss, and a repair
+//! Guards two rules. A repair loses data only on request: the policy names the loss, and a repair
 //! whose target may belong to an unreadable entry is withheld. A finding is confirmed on the newest
 //! state before it is reported or repaired (docs/adr/0015): by the walk if the entry can no longer
 //! change, otherwise by the object's shard. The kinds of damage are in `damage.rs`.
@@ -8,10 +8,10 @@
 use serde::Serialize;
 
 use super::damage::Damage;
-use crate::decide::{Mend, UploadMend};
-use crate::id::ObjectId;
+use crate::decide::{Repair, UploadRepair};
 use crate::index::Batch;
-use crate::multipart::UploadId;
+use crate::types::ObjectId;
+use crate::types::UploadId;
 
 /// Damage found by the walk, with its repair.
 #[derive(Clone, Debug)]
@@ -19,35 +19,35 @@ pub struct Found {
     /// The damage.
     pub damage: Damage,
     /// The possible repair.
-    pub remedy: Remedy,
+    pub policy: RepairPolicy,
 }
 
 /// Possible repair of a damage.
 #[derive(Clone, Debug)]
-pub enum Remedy {
+pub enum RepairPolicy {
     /// No repair. The walk has confirmed the damage.
     None,
-    /// No repair. The shard must confirm the damage: the cure describes the entry to check.
-    Beyond(Cure),
+    /// No repair. The shard must confirm the damage: the action describes the entry to check.
+    Beyond(RepairAction),
     /// No repair yet: an unreadable row, part or change may name the entry that the repair would
     /// remove.
     Withheld,
     /// A repair that loses no further data.
-    Safe(Cure),
+    Safe(RepairAction),
     /// A repair that loses data which might still be rescued by hand.
-    Lossy(Cure),
+    Lossy(RepairAction),
 }
 
 /// A repair.
 #[derive(Clone, Debug)]
-pub enum Cure {
+pub enum RepairAction {
     /// A batch to commit. The walk has confirmed the damage, and no later commit can name the
     /// entries that the batch changes.
     Commit(Batch),
     /// A repair by the object's shard, which confirms the damage first (I3).
-    Mend(ObjectId, Mend),
+    Repair(ObjectId, Repair),
     /// A repair of an upload by the object's shard, which confirms the damage first (I3).
-    MendUpload(ObjectId, UploadId, UploadMend),
+    RepairUpload(ObjectId, UploadId, UploadRepair),
 }
 
 /// A reported damage and its outcome.
@@ -57,13 +57,13 @@ pub struct Finding {
     #[serde(flatten)]
     pub damage: Damage,
     /// Outcome of the repair.
-    pub fate: Fate,
+    pub fate: RepairOutcome,
 }
 
 /// Outcome of the repair of a damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Fate {
+pub enum RepairOutcome {
     /// The damage remains: no repair was requested, or no repair exists.
     Left,
     /// The damage is repaired.

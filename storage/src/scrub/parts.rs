@@ -20,20 +20,20 @@ use super::Paged;
 use super::blob::{Blob, Blobs};
 use super::bytes::Pace;
 use super::damage::Damage;
-use super::finding::{Cure, Found, Remedy};
+use super::finding::{Found, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{entry, readable};
-use crate::decide::{SeenEntry, UploadMend, revision_key};
-use crate::error::{ErrorKind, Result};
-use crate::id::ObjectId;
+use crate::decide::{SeenEntry, UploadRepair, revision_key};
 use crate::index::{Range, Snapshot, Table};
-use crate::multipart::{PartNumber, UploadId};
 use crate::read::Reads;
-use crate::rows::{
-    Filed, Part, Phase, Session, part_key, parts_prefix, read_part_key, read_session_key,
-    session_key,
+use crate::records::{
+    Filed, Part, Phase, UploadRecord, decode_upload_record_key, part_key, parts_prefix,
+    read_part_key, upload_record_key,
 };
-use crate::word::RevisionId;
+use crate::types::ObjectId;
+use crate::types::RevisionId;
+use crate::types::{ErrorKind, Result};
+use crate::types::{PartNumber, UploadId};
 
 /// Uploads per page, each with all of its parts.
 pub(super) const PAGE: usize = 16;
@@ -49,7 +49,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
     let sessions = reads
         .index()
         .snapshot()?
-        .scan_over(Table::Sessions, range)
+        .scan_over(Table::Uploads, range)
         .await?;
     let blobs = Blobs {
         reads,
@@ -58,7 +58,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
     };
     let mut found = Vec::new();
     for (key, value) in &sessions.entries {
-        if let Ok((object, upload)) = read_session_key(key)
+        if let Ok((object, upload)) = decode_upload_record_key(key)
             // An ended upload has no parts, or its parts belong to an object already.
             && is_open(value, reads)
         {
@@ -75,7 +75,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
 
 /// Returns whether an upload record is readable and its upload accepts parts.
 fn is_open(value: &Bytes, reads: &Reads) -> bool {
-    Session::decode(value)
+    UploadRecord::decode(value)
         .is_ok_and(|session| session.phase == Phase::Open && session.is_live(reads.now()))
 }
 
@@ -98,7 +98,7 @@ impl Look<'_> {
                 .reads
                 .index()
                 .snapshot()?
-                .keys_over(Table::Sessions, range)
+                .keys_over(Table::Uploads, range)
                 .await?;
             let numbers: Vec<_> = keys
                 .entries
@@ -163,7 +163,10 @@ impl Look<'_> {
     /// Returns the part if it is readable and its upload is open.
     async fn filed(&self, snapshot: &dyn Snapshot, number: PartNumber) -> Result<Option<Part>> {
         let session = snapshot
-            .get(Table::Sessions, &session_key(self.object, &self.upload))
+            .get(
+                Table::Uploads,
+                &upload_record_key(self.object, &self.upload),
+            )
             .await;
         if !readable(session)?
             .ok()
@@ -174,7 +177,7 @@ impl Look<'_> {
         }
         let value = readable(
             snapshot
-                .get(Table::Sessions, &part_key(&self.upload, number))
+                .get(Table::Uploads, &part_key(&self.upload, number))
                 .await,
         )?;
         Ok(value
@@ -199,20 +202,24 @@ impl Look<'_> {
         match self.blobs.verify(&object, extent, &key, checksums).await {
             Ok(Blob::Whole) => None,
             Ok(Blob::WithoutChecksums(blocks)) => {
-                let mend = UploadMend::Checksums {
+                let repair = UploadRepair::Checksums {
                     number,
                     revision,
                     blocks,
                 };
-                let remedy = Remedy::Safe(Cure::MendUpload(object.clone(), self.upload, mend));
+                let policy = RepairPolicy::Safe(RepairAction::RepairUpload(
+                    object.clone(),
+                    self.upload,
+                    repair,
+                ));
                 Some(Found {
                     damage: Damage::MissingChecksums { object, revision },
-                    remedy,
+                    policy,
                 })
             }
             Ok(Blob::Nameless) => Some(Found {
                 damage: Damage::DamagedTrailer { object, revision },
-                remedy: Remedy::None,
+                policy: RepairPolicy::None,
             }),
             Ok(Blob::Missing) => Some(self.lost(
                 number,
@@ -236,30 +243,38 @@ impl Look<'_> {
                 Some(self.lost(number, revision, damage))
             }
             Err(error) => {
-                let mend = UploadMend::GiveUp {
+                let repair = UploadRepair::GiveUp {
                     number,
                     named: Some(revision),
                 };
-                let remedy = Remedy::Beyond(Cure::MendUpload(object.clone(), self.upload, mend));
+                let policy = RepairPolicy::Beyond(RepairAction::RepairUpload(
+                    object.clone(),
+                    self.upload,
+                    repair,
+                ));
                 let damage = Damage::UnreadableBlob {
                     object,
                     revision,
                     why: error.to_string(),
                 };
-                Some(Found { damage, remedy })
+                Some(Found { damage, policy })
             }
         }
     }
 
     /// Returns a damage that can be repaired only by giving up the part.
     fn lost(&self, number: PartNumber, revision: RevisionId, damage: Damage) -> Found {
-        let mend = UploadMend::GiveUp {
+        let repair = UploadRepair::GiveUp {
             number,
             named: Some(revision),
         };
         Found {
             damage,
-            remedy: Remedy::Lossy(Cure::MendUpload(self.object.clone(), self.upload, mend)),
+            policy: RepairPolicy::Lossy(RepairAction::RepairUpload(
+                self.object.clone(),
+                self.upload,
+                repair,
+            )),
         }
     }
 }

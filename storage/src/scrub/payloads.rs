@@ -16,14 +16,14 @@ use std::vec;
 use bytes::Bytes;
 
 use super::damage::{Damage, RawKey};
-use super::finding::{Cure, Found, Remedy};
+use super::finding::{Found, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{contains, newest, visit};
 use super::sessions::visit_parts;
 use crate::decide::SeenEntry;
-use crate::error::Result;
 use crate::index::{Batch, Index, Range, Snapshot, Table};
-use crate::rows::Row;
+use crate::records::Row;
+use crate::types::Result;
 
 /// Number of payload keys per pass over all rows: 16 bytes each, plus the tree.
 const PARTITION: usize = 1_000_000;
@@ -97,7 +97,7 @@ impl Strays {
             tally.entries(page.entries.len());
             let unreadable = page.unreadable.map(|range| Found {
                 damage: range.into(),
-                remedy: Remedy::None,
+                policy: RepairPolicy::None,
             });
             self.unreadable.extend(unreadable);
             for key in page.entries {
@@ -166,14 +166,14 @@ fn stray(key: Bytes, may_be_needed: bool) -> Found {
     if may_be_needed {
         return Found {
             damage,
-            remedy: Remedy::Withheld,
+            policy: RepairPolicy::Withheld,
         };
     }
     let mut batch = Batch::new();
     batch.remove(Table::Payloads, key);
     Found {
         damage,
-        remedy: Remedy::Safe(Cure::Commit(batch)),
+        policy: RepairPolicy::Safe(RepairAction::Commit(batch)),
     }
 }
 

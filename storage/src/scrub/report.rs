@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Serialize;
 
 use super::damage::Damage;
-use super::finding::{Fate, Finding};
+use super::finding::{Finding, RepairOutcome};
 
 /// Counts and findings of a scrub.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ScrubReport {
     /// Counts of verified entries and bytes.
     #[serde(flatten)]
-    pub looked: Looked,
+    pub looked: ScrubCounts,
     /// Number of confirmed damages, including repaired ones.
     pub found: u64,
     /// Number of repaired damages.
@@ -28,7 +28,7 @@ pub struct ScrubReport {
 
 /// Counts of entries and bytes that a scrub verified.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Looked {
+pub struct ScrubCounts {
     /// Number of objects.
     pub objects: u64,
     /// Number of other entries of the index: upload records, parts, payloads, changes, orphans,
@@ -44,9 +44,9 @@ pub struct Looked {
 
 impl ScrubReport {
     /// Adds a finding. Counts every finding, and keeps the first `findings_max`.
-    pub fn take(&mut self, damage: Damage, fate: Fate, findings_max: usize) {
+    pub fn take(&mut self, damage: Damage, fate: RepairOutcome, findings_max: usize) {
         self.found += 1;
-        self.repaired += u64::from(fate == Fate::Repaired);
+        self.repaired += u64::from(fate == RepairOutcome::Repaired);
         if self.findings.len() < findings_max {
             self.findings.push(Finding { damage, fate });
         }
@@ -67,7 +67,7 @@ impl ScrubReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ScrubProgress {
     /// Counts so far.
-    pub looked: Looked,
+    pub looked: ScrubCounts,
     /// Number of objects whose bytes were verified.
     pub objects_done: u64,
     /// Total bytes of all objects and parts, or `None` until all of them are counted.
@@ -145,9 +145,9 @@ impl Tally {
         self.notify();
     }
 
-    pub(super) fn looked(&self) -> Looked {
+    pub(super) fn looked(&self) -> ScrubCounts {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Looked {
+        ScrubCounts {
             objects: read(&self.objects),
             entries: read(&self.entries),
             named_blobs: read(&self.named_blobs),

@@ -7,14 +7,14 @@ use bytes::Bytes;
 
 use super::Paged;
 use super::damage::{Damage, RawKey};
-use super::finding::{Cure, Found, Remedy};
+use super::finding::{Found, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{self, contains, is_still};
-use crate::decide::{Mend, SeenEntry};
-use crate::error::{ErrorKind, Result};
-use crate::id::ObjectId;
+use crate::decide::{Repair, SeenEntry};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
-use crate::rows::{Row, expiry_key};
+use crate::records::{Row, expiry_key};
+use crate::types::ObjectId;
+use crate::types::{ErrorKind, Result};
 
 /// Rows per page.
 pub(super) const PAGE: usize = 500;
@@ -37,8 +37,10 @@ pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Resu
             Err(broken) => {
                 // A shard confirms the other findings. These have no shard, so the walk reads the
                 // row again.
-                let confirms_itself =
-                    matches!(broken.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
+                let confirms_itself = matches!(
+                    broken.policy,
+                    RepairPolicy::None | RepairPolicy::Lossy(RepairAction::Commit(_))
+                );
                 if !confirms_itself
                     || is_still(index, Table::Rows, key, |value| read(key, value).is_err()).await?
                 {
@@ -66,7 +68,7 @@ fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
         batch.remove(Table::Rows, key.clone());
         return Err(Box::new(Found {
             damage,
-            remedy: Remedy::Lossy(Cure::Commit(batch)),
+            policy: RepairPolicy::Lossy(RepairAction::Commit(batch)),
         }));
     };
     match Row::decode(value) {
@@ -78,7 +80,7 @@ fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
             };
             Err(Box::new(Found {
                 damage,
-                remedy: Remedy::None,
+                policy: RepairPolicy::None,
             }))
         }
         Err(error) => {
@@ -88,7 +90,7 @@ fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
             };
             Err(Box::new(Found {
                 damage,
-                remedy: Remedy::Lossy(Cure::Mend(id, Mend::Excise)),
+                policy: RepairPolicy::Lossy(RepairAction::Repair(id, Repair::RemoveRow)),
             }))
         }
     }
@@ -108,9 +110,12 @@ async fn without_expiry(
     {
         return Ok(None);
     }
-    let remedy = Remedy::Safe(Cure::Mend(object.clone(), Mend::Expiry { deadline }));
+    let policy = RepairPolicy::Safe(RepairAction::Repair(
+        object.clone(),
+        Repair::Expiry { deadline },
+    ));
     Ok(Some(Found {
         damage: Damage::RowWithoutExpiry { object, deadline },
-        remedy,
+        policy,
     }))
 }

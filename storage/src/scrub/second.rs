@@ -6,10 +6,10 @@
 
 use bytes::Bytes;
 
-use super::finding::{Found, Remedy};
+use super::finding::{Found, RepairPolicy};
 use crate::decide::SeenEntry;
-use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Index, Page, Range, Snapshot, Table};
+use crate::types::{Error, ErrorKind, Result};
 
 /// A page of entries from one snapshot, and the damage to the keys behind them.
 pub(super) struct Entries {
@@ -33,7 +33,7 @@ pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Re
         .into_iter()
         .map(|range| Found {
             damage: range.into(),
-            remedy: Remedy::None,
+            policy: RepairPolicy::None,
         })
         .collect();
     Ok(Entries {

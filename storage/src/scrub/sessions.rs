@@ -23,18 +23,18 @@ use std::vec;
 use bytes::Bytes;
 
 use super::damage::{Damage, RawKey};
-use super::finding::{Cure, Found, Remedy};
+use super::finding::{Found, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{self, contains, is_still, newest, readable, visit};
-use crate::decide::{SeenEntry, UploadMend};
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::ObjectId;
+use crate::decide::{SeenEntry, UploadRepair};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
-use crate::multipart::{PartNumber, UploadId};
-use crate::rows::{
-    Filed, Part, Phase, Session, all_parts_prefix, all_sessions_prefix, part_key, parts_prefix,
-    read_part_key, read_session_key, session_expiry_key,
+use crate::records::{
+    Filed, Part, Phase, UploadRecord, all_parts_prefix, all_sessions_prefix,
+    decode_upload_record_key, part_key, parts_prefix, read_part_key, upload_expiry_key,
 };
+use crate::types::ObjectId;
+use crate::types::{Error, ErrorKind, Result};
+use crate::types::{PartNumber, UploadId};
 
 /// Entries per page.
 const PAGE: usize = 1000;
@@ -103,21 +103,23 @@ impl Sessions {
             page,
             found: unreadable,
             rest,
-        } = second::entries(index, Table::Sessions, range).await?;
+        } = second::entries(index, Table::Uploads, range).await?;
         tally.entries(page.len());
         let mut found = Vec::new();
         for (key, value) in &page {
             let damage = match Kind::of(key) {
-                Kind::Session => session(&*snapshot, key, value).await?,
+                Kind::UploadRecord => session(&*snapshot, key, value).await?,
                 Kind::Part => self.part(key, value, tally),
                 Kind::Unknown => Some(unknown(key)),
             };
             let Some(damage) = damage else { continue };
             // A shard confirms the other findings. These have no shard, so the walk reads the entry
             // again.
-            let confirms_itself =
-                matches!(damage.remedy, Remedy::None | Remedy::Lossy(Cure::Commit(_)));
-            if !confirms_itself || is_still(index, Table::Sessions, key, |_| true).await? {
+            let confirms_itself = matches!(
+                damage.policy,
+                RepairPolicy::None | RepairPolicy::Lossy(RepairAction::Commit(_))
+            );
+            if !confirms_itself || is_still(index, Table::Uploads, key, |_| true).await? {
                 found.push(damage);
             }
         }
@@ -189,9 +191,9 @@ async fn open_uploads(
     snapshot: &dyn Snapshot,
     mut show: impl FnMut(&ObjectId, UploadId),
 ) -> Result<bool> {
-    visit(snapshot, Table::Sessions, all(PAGE), |key, value| {
-        let (object, upload) = read_session_key(key)?;
-        match Session::decode(value).map(|session| session.phase) {
+    visit(snapshot, Table::Uploads, all(PAGE), |key, value| {
+        let (object, upload) = decode_upload_record_key(key)?;
+        match UploadRecord::decode(value).map(|session| session.phase) {
             // A damaged upload record may be open: keep the parts.
             Ok(Phase::Open) | Err(_) => show(&object, upload),
             Ok(Phase::Completed { .. } | Phase::Aborted) => {}
@@ -208,7 +210,7 @@ pub(super) fn all(limit: usize) -> Range {
 
 /// Kind of an entry of the sessions table, by its key.
 enum Kind {
-    Session,
+    UploadRecord,
     Part,
     /// Not written by this build or by earlier builds.
     Unknown,
@@ -217,7 +219,7 @@ enum Kind {
 impl Kind {
     fn of(key: &Bytes) -> Self {
         if key.starts_with(&all_sessions_prefix()) {
-            Self::Session
+            Self::UploadRecord
         } else if key.starts_with(&all_parts_prefix()) {
             Self::Part
         } else {
@@ -228,15 +230,16 @@ impl Kind {
 
 /// Returns the damage to an upload record.
 async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
-    let Ok((object, upload)) = read_session_key(key) else {
+    let Ok((object, upload)) = decode_upload_record_key(key) else {
         return Ok(Some(misfiled(key)));
     };
     let begun = upload.begun();
-    let deadline = match Session::decode(value) {
+    let deadline = match UploadRecord::decode(value) {
         Ok(session) => session.expires_at,
         Err(error) if error.kind() == ErrorKind::UnknownFormat => return Ok(Some(unknown(key))),
         Err(error) => {
-            let cure = Cure::MendUpload(object.clone(), upload, UploadMend::Excise);
+            let action =
+                RepairAction::RepairUpload(object.clone(), upload, UploadRepair::RemoveRecord);
             let damage = Damage::BrokenSession {
                 object,
                 begun,
@@ -244,20 +247,21 @@ async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<
             };
             return Ok(Some(Found {
                 damage,
-                remedy: Remedy::Lossy(cure),
+                policy: RepairPolicy::Lossy(action),
             }));
         }
     };
     let entry = contains(
         snapshot,
         Table::Expiry,
-        &session_expiry_key(deadline, &object, &upload),
+        &upload_expiry_key(deadline, &object, &upload),
     )
     .await?;
     if entry != SeenEntry::Absent {
         return Ok(None);
     }
-    let cure = Cure::MendUpload(object.clone(), upload, UploadMend::Expiry { deadline });
+    let action =
+        RepairAction::RepairUpload(object.clone(), upload, UploadRepair::Expiry { deadline });
     let damage = Damage::SessionWithoutExpiry {
         object,
         begun,
@@ -265,7 +269,7 @@ async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<
     };
     Ok(Some(Found {
         damage,
-        remedy: Remedy::Safe(cure),
+        policy: RepairPolicy::Safe(action),
     }))
 }
 
@@ -278,7 +282,7 @@ async fn broken_part(
 ) -> Result<Option<Found>> {
     let error = match readable(
         snapshot
-            .get(Table::Sessions, &part_key(&upload, number))
+            .get(Table::Uploads, &part_key(&upload, number))
             .await,
     )? {
         Ok(value) => value.as_ref().and_then(|value| Filed::decode(value).err()),
@@ -288,10 +292,10 @@ async fn broken_part(
     if error.kind() == ErrorKind::UnknownFormat {
         return Ok(None);
     }
-    let cure = Cure::MendUpload(
+    let action = RepairAction::RepairUpload(
         object.clone(),
         upload,
-        UploadMend::GiveUp {
+        UploadRepair::GiveUp {
             number,
             named: None,
         },
@@ -303,7 +307,7 @@ async fn broken_part(
             part: number,
             why: error.to_string(),
         },
-        remedy: Remedy::Lossy(cure),
+        policy: RepairPolicy::Lossy(action),
     }))
 }
 
@@ -320,20 +324,20 @@ async fn stray(
     let mut found = Vec::new();
     visit(
         snapshot,
-        Table::Sessions,
+        Table::Uploads,
         Range::prefix(&parts_prefix(upload), PAGE),
         |key, value| {
             if read_part_key(key).is_ok() && is_known(value) {
-                let remedy = if may_be_needed {
-                    Remedy::Withheld
+                let policy = if may_be_needed {
+                    RepairPolicy::Withheld
                 } else {
-                    Remedy::Safe(removal(key.clone()))
+                    RepairPolicy::Safe(removal(key.clone()))
                 };
                 found.push(Found {
                     damage: Damage::PartWithoutSession {
                         key: RawKey(key.clone()),
                     },
-                    remedy,
+                    policy,
                 });
             }
             Ok(())
@@ -346,32 +350,32 @@ async fn stray(
 /// Returns the damage of an entry whose key is malformed: no read ever uses this key.
 fn misfiled(key: &Bytes) -> Found {
     let damage = Damage::BrokenEntry {
-        table: Table::Sessions,
+        table: Table::Uploads,
         key: RawKey(key.clone()),
     };
     Found {
         damage,
-        remedy: Remedy::Lossy(removal(key.clone())),
+        policy: RepairPolicy::Lossy(removal(key.clone())),
     }
 }
 
 /// Returns the damage of an entry in an unknown format.
 fn unknown(key: &Bytes) -> Found {
     let damage = Damage::UnknownFormat {
-        table: Table::Sessions,
+        table: Table::Uploads,
         key: RawKey(key.clone()),
     };
     Found {
         damage,
-        remedy: Remedy::None,
+        policy: RepairPolicy::None,
     }
 }
 
 /// Returns the repair that removes an entry.
-fn removal(key: Bytes) -> Cure {
+fn removal(key: Bytes) -> RepairAction {
     let mut batch = Batch::new();
-    batch.remove(Table::Sessions, key);
-    Cure::Commit(batch)
+    batch.remove(Table::Uploads, key);
+    RepairAction::Commit(batch)
 }
 
 /// Calls `show` for every readable part. Returns whether all entries that may name a revision are
@@ -382,11 +386,11 @@ pub(super) async fn visit_parts(
 ) -> Result<bool> {
     visit(
         snapshot,
-        Table::Sessions,
+        Table::Uploads,
         Range::all(PAGE),
         |key, value| match Kind::of(key) {
             // An upload record names no revision. In a format of a later build it may.
-            Kind::Session => Session::decode(value).map(drop).or_else(unless_later),
+            Kind::UploadRecord => UploadRecord::decode(value).map(drop).or_else(unless_later),
             Kind::Part => Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut show)),
             Kind::Unknown => Err(Error::new(
                 ErrorKind::UnknownFormat,

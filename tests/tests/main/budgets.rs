@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{Body, Config, Engine, Env, ErrorKind, Operator, Write};
+use cenotaph::{BatchWrite, Body, Config, Engine, Env, ErrorKind, Operator};
 use futures::{StreamExt, stream};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -123,7 +123,7 @@ async fn batch_and_deletion_leave_room_for_single_requests() {
     config.limits.writes_at_once = 8;
     let (_dir, engine) = open(config).await;
     let bulk = async {
-        let writes = (0..800).map(|n| Write::put(format!("bulk/{n:03}"), "value"));
+        let writes = (0..800).map(|n| BatchWrite::put(format!("bulk/{n:03}"), "value"));
         let mut answers = engine.batch(stream::iter(writes));
         while let Some((_, outcome)) = answers.next().await {
             outcome.expect("bulk work waits for its turn");

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use cenotaph::{
-    Engine, Env, ErrorKind, Namespace, NamespaceLimits, ObjectId, Operation, Reply, Write,
+    BatchWrite, Engine, Env, ErrorKind, Namespace, NamespaceLimits, ObjectId, Operation, Reply,
     WriteReply,
 };
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinHandle;
@@ -29,7 +29,10 @@ async fn fill(engine: &Engine, prefix: &str, count: u64) {
     for first in (0..count).step_by(1000) {
         let keys = (first..count.min(first + 1000)).map(|number| format!("{prefix}{number:05}"));
         let (large, small): (Vec<_>, Vec<_>) = keys.partition(|key| key.ends_with("00"));
-        let writes: Vec<_> = small.into_iter().map(|key| Write::put(key, "x")).collect();
+        let writes: Vec<_> = small
+            .into_iter()
+            .map(|key| BatchWrite::put(key, "x"))
+            .collect();
         let mut answers = engine.batch(stream::iter(writes));
         while let Some((_, outcome)) = answers.next().await {
             outcome.unwrap();
@@ -68,7 +71,7 @@ async fn interrupted_prefix_deletion_resumes_and_spares_neighbours() {
     );
     assert_eq!(count(engine, "tmp/").await, 3000);
     // .. and within a page, which reports no progress.
-    let mut held = store.stage.hold(Seam::ShardBeforeDecide);
+    let mut held = store.stage.hold(SyncPoint::ShardBeforeDecide);
     let job = engine.delete_prefix("tmp/").start_after("tmp/01999");
     let job = spawn(async move { job.await });
     held.arrived().await;
@@ -122,11 +125,11 @@ async fn failed_operation_of_a_batch_fails_alone() {
     let store = Store::new().await;
     store.engine.put("k00500", "old").await.unwrap();
     let wrongs = |number: usize| match number {
-        500 => Write::put("k00500", "new").if_absent(),
-        501 => Write::put("k00501", payload(1, INLINE + 1)),
-        502 => Write::put("", "x"),
-        503 => Write::put("k00503", "x").custom("a", "v".repeat(20_000)),
-        _ => Write::put(format!("k{number:05}"), "new"),
+        500 => BatchWrite::put("k00500", "new").if_absent(),
+        501 => BatchWrite::put("k00501", payload(1, INLINE + 1)),
+        502 => BatchWrite::put("", "x"),
+        503 => BatchWrite::put("k00503", "x").custom("a", "v".repeat(20_000)),
+        _ => BatchWrite::put(format!("k{number:05}"), "new"),
     };
     let mut answers = run(
         &store.engine,
@@ -154,7 +157,7 @@ async fn failed_operation_of_a_batch_fails_alone() {
     let reads = (0..1000).map(|number| match number % 3 {
         0 => Operation::get(format!("k{number:05}")),
         1 => Operation::head(format!("k{number:05}")),
-        _ => Write::delete(format!("k{number:05}")).into(),
+        _ => BatchWrite::delete(format!("k{number:05}")).into(),
     });
     for (place, outcome) in run(&store.engine, reads.collect()).await {
         let there = !(501..504).contains(&place);
@@ -179,7 +182,7 @@ async fn operation_over_the_limit_is_refused_and_ends_the_batch() {
     let counting = Arc::clone(&asked);
     let endless = stream::iter(0..).map(move |number| {
         counting.fetch_add(1, Ordering::SeqCst);
-        Write::put(format!("k{number:05}"), "x")
+        BatchWrite::put(format!("k{number:05}"), "x")
     });
     let answers: BTreeMap<_, _> = store.engine.batch(endless).collect().await;
     assert_eq!((answers.len(), asked.load(Ordering::SeqCst)), (1001, 1001));
@@ -235,9 +238,9 @@ async fn thousand_writes_in_all_shards_become_visible_at_once() {
     for round in 1..=10 {
         let writes = keys.iter().map(|key| {
             if round % 5 == 0 {
-                Write::delete(key)
+                BatchWrite::delete(key)
             } else {
-                Write::put(key, vec![7; round])
+                BatchWrite::put(key, vec![7; round])
             }
         });
         let replies = engine.atomic(writes).await.unwrap();
@@ -261,39 +264,39 @@ async fn thousand_writes_in_all_shards_become_visible_at_once() {
 async fn oversized_atomic_batch_is_refused_whole() {
     let store = Store::new().await;
     let engine = &store.engine;
-    let many = |count: usize| (0..count).map(|number| Write::put(format!("k{number}"), "x"));
+    let many = |count: usize| (0..count).map(|number| BatchWrite::put(format!("k{number}"), "x"));
     let mut refused = vec![
         engine.atomic(many(1001)).await.unwrap_err(),
         engine
             .atomic([
-                Write::put("k", "1"),
-                Write::delete("other"),
-                Write::put("k", "2"),
+                BatchWrite::put("k", "1"),
+                BatchWrite::delete("other"),
+                BatchWrite::put("k", "2"),
             ])
             .await
             .unwrap_err(),
         engine
             .atomic([
-                Write::put("k", "x"),
-                Write::put("l", payload(1, INLINE + 1)),
+                BatchWrite::put("k", "x"),
+                BatchWrite::put("l", payload(1, INLINE + 1)),
             ])
             .await
             .unwrap_err(),
         engine
             .atomic([
-                Write::put("k", "x"),
-                Write::put("l", "x").custom("a", "v".repeat(20_000)),
+                BatchWrite::put("k", "x"),
+                BatchWrite::put("l", "x").custom("a", "v".repeat(20_000)),
             ])
             .await
             .unwrap_err(),
     ];
-    let filled = (0..900).map(|number| Write::put(format!("k{number}"), payload(1, INLINE)));
+    let filled = (0..900).map(|number| BatchWrite::put(format!("k{number}"), payload(1, INLINE)));
     engine.atomic(filled).await.unwrap();
     engine.delete_prefix("").await.unwrap();
     let mut config = cenotaph_tests::store::quick();
     config.limits.atomic_bytes_max = 900 * INLINE - 1;
     let strict = Store::with(config).await;
-    let too_long = (0..900).map(|number| Write::put(format!("k{number}"), payload(1, INLINE)));
+    let too_long = (0..900).map(|number| BatchWrite::put(format!("k{number}"), payload(1, INLINE)));
     refused.push(strict.engine.atomic(too_long).await.unwrap_err());
     for error in refused {
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error:?}");
@@ -313,7 +316,7 @@ async fn batch_polls_no_more_operations_than_run_at_once() {
     let counting = Arc::clone(&asked);
     let writes = stream::iter(0..1000).map(move |number| {
         counting.fetch_add(1, Ordering::SeqCst);
-        Write::put(format!("k{number:05}"), "x")
+        BatchWrite::put(format!("k{number:05}"), "x")
     });
     let mut answers = store.engine.batch(writes);
     answers.next().await.unwrap().1.unwrap();

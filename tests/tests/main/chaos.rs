@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{ActorKind, Engine, Env, ErrorKind, Outcome, Written};
+use cenotaph::{ActorKind, Engine, Env, ErrorKind, Outcome, PutResult};
 use cenotaph_sim::{Operation, Search, linearize};
 use cenotaph_tests::store::{INLINE, Store, payload, quick};
 
@@ -121,7 +121,7 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
 }
 
 /// Puts an object in three parts. An upload that fails stays open.
-async fn put_in_parts(engine: &Engine, key: &str, body: &Bytes) -> cenotaph::Result<Written> {
+async fn put_in_parts(engine: &Engine, key: &str, body: &Bytes) -> cenotaph::Result<PutResult> {
     let upload = engine.multipart(key).await?;
     let first = body.len() / 3;
     let rest = body.len() / 2;

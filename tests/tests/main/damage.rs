@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph::{Config, Engine, Env, ErrorKind, Fate, FjallOptions, ScrubReport};
+use cenotaph::{Config, Engine, Env, ErrorKind, FjallOptions, RepairOutcome, ScrubReport};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_tests::store::payload;
@@ -151,9 +151,9 @@ fn names(report: &ScrubReport) -> BTreeMap<(&'static str, &'static str), usize> 
     let mut names = BTreeMap::new();
     for finding in &report.findings {
         let fate = match finding.fate {
-            Fate::Left => "left",
-            Fate::Repaired => "repaired",
-            Fate::Withheld => "withheld",
+            RepairOutcome::Left => "left",
+            RepairOutcome::Repaired => "repaired",
+            RepairOutcome::Withheld => "withheld",
         };
         *names.entry((finding.damage.name(), fate)).or_default() += 1;
     }

@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use cenotaph::{
-    ActorKind, Config, Engine, Env, ErrorKind, Etag, Operation, Reply, Result, Timestamp, Update,
-    Updated, Write, WriteReply, Written,
+    ActorKind, BatchWrite, Config, Engine, Env, ErrorKind, Etag, Operation, PutResult, Reply,
+    Result, Timestamp, Update, Updated, WriteReply,
 };
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::Table;
 use cenotaph_tests::stage::Held;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
@@ -35,7 +35,7 @@ async fn store() -> Store {
 
 /// Advances the clock and holds the expirer before the first due object.
 async fn later(store: &Store, time: Duration) -> (Held, JoinHandle<Result<u64>>) {
-    let mut held = store.stage.hold(Seam::ExpirerBeforeRemove);
+    let mut held = store.stage.hold(SyncPoint::ExpirerBeforeRemove);
     store.stage.advance(time);
     let engine = store.engine.clone();
     #[expect(
@@ -190,7 +190,7 @@ async fn assert_conditions_conflict(engine: &Engine, etag: Etag) {
     assert_conflict_with_none(engine.extend_expiry("version").never().if_version(1).await);
     assert_conflict_with_none(
         engine
-            .atomic([Write::put("version", "x").if_version(1)])
+            .atomic([BatchWrite::put("version", "x").if_version(1)])
             .await,
     );
     assert_conflict_with_none(engine.rename("version", "other").if_source_version(1).await);
@@ -207,7 +207,7 @@ async fn assert_nothing_to_change(engine: &Engine) {
     assert!(!engine.delete("delete").await.unwrap().existed);
     assert!(!engine.delete("delete").await.unwrap().existed);
     let batch: Vec<_> = engine
-        .batch(futures::stream::iter([Write::delete("batch")]))
+        .batch(futures::stream::iter([BatchWrite::delete("batch")]))
         .collect()
         .await;
     assert!(
@@ -217,7 +217,7 @@ async fn assert_nothing_to_change(engine: &Engine) {
 }
 
 /// Writes over expired objects by every operation that creates an object.
-async fn write_over_expired(engine: &Engine) -> Vec<Written> {
+async fn write_over_expired(engine: &Engine) -> Vec<PutResult> {
     let mut written = vec![
         engine.put("put", "x").await.unwrap(),
         engine.put("absent", "x").if_absent().await.unwrap(),
@@ -249,8 +249,8 @@ async fn write_over_expired(engine: &Engine) -> Vec<Written> {
     }
     let replies = engine
         .atomic([
-            Write::put("atomic/1", "x").if_absent(),
-            Write::delete("atomic/2"),
+            BatchWrite::put("atomic/1", "x").if_absent(),
+            BatchWrite::delete("atomic/2"),
         ])
         .await
         .unwrap();
@@ -378,7 +378,7 @@ async fn past_deadline_removes_the_object_behind_the_cursor() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_with_one_deadline_leave_listings_together() {
     let store = store().await;
-    let writes = (0..50).map(|n| Write::put(format!("k{n}"), "x").time_to_live(HOUR));
+    let writes = (0..50).map(|n| BatchWrite::put(format!("k{n}"), "x").time_to_live(HOUR));
     store.engine.atomic(writes).await.unwrap();
     store.stage.advance(HOUR - 120 * INSTANT);
     store.stage.tick(INSTANT);

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use cenotaph::{Config, Engine, Env, Write};
-use cenotaph_storage::Seam;
+use cenotaph::{BatchWrite, Config, Engine, Env};
+use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::Table;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use tokio::task::JoinHandle;
@@ -160,7 +160,7 @@ async fn end(engine: Engine, end: End) {
         ),
         End::DeletedTogether => drop(
             engine
-                .atomic([Write::delete("k"), Write::put("l", "x")])
+                .atomic([BatchWrite::delete("k"), BatchWrite::put("l", "x")])
                 .await
                 .unwrap(),
         ),
@@ -243,7 +243,7 @@ async fn idle_refresh_applies_to_the_version_that_was_read() {
             .unwrap();
         store.stage.advance(2 * HOUR);
         // The shard is held; it handles its messages in the order of their arrival.
-        let mut held = store.stage.hold(Seam::ShardBeforeDecide);
+        let mut held = store.stage.hold(SyncPoint::ShardBeforeDecide);
         let engine = store.engine.clone();
         let key = other.clone();
         let held_put = spawn(async move { engine.put(&key, "x").await });

@@ -2,8 +2,8 @@
 //! continues, and I5 holds.
 
 use bytes::Bytes;
-use cenotaph::{ActorKind, ErrorKind, Limits, Outcome, RestartLimits, Result, Written};
-use cenotaph_storage::Seam;
+use cenotaph::{ActorKind, ErrorKind, Limits, Outcome, PutResult, RestartLimits, Result};
+use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::{Batch, Range, Table};
 use cenotaph_tests::stage::Held;
 use cenotaph_tests::store::{INLINE, Store, named, payload, quick};
@@ -16,7 +16,7 @@ const LARGE: usize = 10 * INLINE;
     clippy::disallowed_methods,
     reason = "the rule applies to code under test only"
 )]
-fn start(store: &Store, key: &str, body: Bytes) -> JoinHandle<Result<Written>> {
+fn start(store: &Store, key: &str, body: Bytes) -> JoinHandle<Result<PutResult>> {
     let put = store.engine.put(key, body);
     tokio::spawn(async move { put.await })
 }
@@ -50,24 +50,28 @@ async fn assert_still_works(store: &Store) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload_killed_before_its_commit_keeps_the_old_object() {
-    let seams = [
-        Seam::UploadBeforeRecord,
-        Seam::UploadAfterRecord,
-        Seam::UploadMidStream,
-        Seam::UploadBeforeClose,
-        Seam::UploadAfterClose,
+    let sync_points = [
+        SyncPoint::UploadBeforeRecord,
+        SyncPoint::UploadAfterRecord,
+        SyncPoint::UploadMidStream,
+        SyncPoint::UploadBeforeClose,
+        SyncPoint::UploadAfterClose,
     ];
-    for seam in seams {
+    for sync_point in sync_points {
         for kind in [ActorKind::EveryUpload, ActorKind::Uploads] {
             let store = Store::new().await;
             let old = payload(1, LARGE);
             store.engine.put("k", old.clone()).await.unwrap();
-            let held = store.stage.hold(seam);
+            let held = store.stage.hold(sync_point);
             let put = start(&store, "k", payload(2, LARGE));
             let _held = kill_at(&store, held, kind).await;
             let error = put.await.unwrap().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Unavailable, "{seam:?} {kind:?}");
-            assert_eq!(store.bytes("k").await, Some(old), "{seam:?} {kind:?}");
+            assert_eq!(
+                error.kind(),
+                ErrorKind::Unavailable,
+                "{sync_point:?} {kind:?}"
+            );
+            assert_eq!(store.bytes("k").await, Some(old), "{sync_point:?} {kind:?}");
             assert_still_works(&store).await;
         }
     }
@@ -76,7 +80,7 @@ async fn upload_killed_before_its_commit_keeps_the_old_object() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload_killed_after_its_commit_has_committed() {
     let store = Store::new().await;
-    let held = store.stage.hold(Seam::UploadAfterCommit);
+    let held = store.stage.hold(SyncPoint::UploadAfterCommit);
     let put = start(&store, "k", payload(1, LARGE));
     let _held = kill_at(&store, held, ActorKind::EveryUpload).await;
     assert_eq!(put.await.unwrap().unwrap().outcome, Outcome::Applied);
@@ -87,10 +91,10 @@ async fn upload_killed_after_its_commit_has_committed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload_killed_while_its_shard_decides_gets_the_outcome() {
     let store = Store::new().await;
-    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let put = start(&store, "k", payload(1, LARGE));
     finished.arrived().await;
-    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    let mut deciding = store.stage.hold(SyncPoint::ShardBeforeDecide);
     finished.release();
     deciding.arrived().await;
     assert!(store.engine.kill(ActorKind::EveryUpload));
@@ -107,10 +111,10 @@ async fn upload_killed_while_its_shard_decides_gets_the_outcome() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload_and_shard_killed_before_deciding_commit_nothing() {
     let store = Store::new().await;
-    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let put = start(&store, "k", payload(1, LARGE));
     finished.arrived().await;
-    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    let mut deciding = store.stage.hold(SyncPoint::ShardBeforeDecide);
     finished.release();
     deciding.arrived().await;
     assert!(store.engine.kill(ActorKind::EveryUpload));
@@ -130,7 +134,7 @@ async fn upload_and_shard_killed_before_deciding_commit_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload_whose_change_is_removed_never_commits() {
     let store = Store::new().await;
-    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let put = start(&store, "k", payload(1, LARGE));
     finished.arrived().await;
     // Remove the change while the upload runs, as a fence does, but without adding the orphan (I6).
@@ -156,23 +160,23 @@ async fn upload_whose_change_is_removed_never_commits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shard_killed_at_any_point_commits_each_write_once() {
-    for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
+    for sync_point in [SyncPoint::ShardBeforeDecide, SyncPoint::ShardAfterSubmit] {
         for bytes in [10, LARGE] {
             let store = Store::new().await;
             let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
-            let held = store.stage.hold(seam);
+            let held = store.stage.hold(sync_point);
             let put = start(&store, "k", payload(1, bytes));
             let _held = kill_at(&store, held, shard).await;
             let written = put.await.unwrap().unwrap();
             assert_eq!(
                 (written.outcome, written.version.unwrap().get()),
                 (Outcome::Applied, 1),
-                "{seam:?} {bytes}"
+                "{sync_point:?} {bytes}"
             );
             assert_eq!(
                 store.bytes("k").await,
                 Some(payload(1, bytes)),
-                "{seam:?} {bytes}"
+                "{sync_point:?} {bytes}"
             );
             assert_still_works(&store).await;
         }
@@ -184,7 +188,7 @@ async fn restarted_shard_continues_its_predecessors_versions() {
     let store = Store::new().await;
     let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
     for round in 1..=30u64 {
-        let mut held = store.stage.hold(Seam::ShardAfterSubmit);
+        let mut held = store.stage.hold(SyncPoint::ShardAfterSubmit);
         let put = start(&store, "k", payload(round, 10));
         held.arrived().await;
         assert!(store.engine.kill(shard));
@@ -196,10 +200,13 @@ async fn restarted_shard_continues_its_predecessors_versions() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_recovery_resumes() {
-    for seam in [Seam::RecoveryBeforeFence, Seam::RecoveryAfterFence] {
+    for sync_point in [
+        SyncPoint::RecoveryBeforeFence,
+        SyncPoint::RecoveryAfterFence,
+    ] {
         let store = Store::new().await;
-        let uploading = store.stage.hold(Seam::UploadAfterClose);
-        let recovering = store.stage.hold(seam);
+        let uploading = store.stage.hold(SyncPoint::UploadAfterClose);
+        let recovering = store.stage.hold(sync_point);
         let put = start(&store, "k", payload(1, LARGE));
         let _uploading = kill_at(&store, uploading, ActorKind::EveryUpload).await;
         let _recovering = kill_at(&store, recovering, ActorKind::Recovery).await;
@@ -214,10 +221,13 @@ async fn killed_recovery_resumes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_sweeper_resumes() {
-    for seam in [Seam::SweeperBeforeDelete, Seam::SweeperAfterDelete] {
+    for sync_point in [
+        SyncPoint::SweeperBeforeDelete,
+        SyncPoint::SweeperAfterDelete,
+    ] {
         let store = Store::new().await;
         store.engine.put("k", payload(1, LARGE)).await.unwrap();
-        let sweeping = store.stage.hold(seam);
+        let sweeping = store.stage.hold(sync_point);
         store.engine.put("k", payload(2, 10)).await.unwrap();
         let _sweeping = kill_at(&store, sweeping, ActorKind::Sweeper).await;
         assert_eq!(store.bytes("k").await, Some(payload(2, 10)));
@@ -274,15 +284,15 @@ async fn actor_that_dies_too_often_fails_the_engine_closed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_during_uploads_is_settled_at_the_next_open() {
     let store = Store::new().await;
-    let seams = [
-        Seam::UploadAfterRecord,
-        Seam::UploadMidStream,
-        Seam::UploadBeforeClose,
-        Seam::UploadAfterClose,
+    let sync_points = [
+        SyncPoint::UploadAfterRecord,
+        SyncPoint::UploadMidStream,
+        SyncPoint::UploadBeforeClose,
+        SyncPoint::UploadAfterClose,
     ];
     let mut held = Vec::new();
-    for (number, seam) in seams.into_iter().enumerate() {
-        let mut at = store.stage.hold(seam);
+    for (number, sync_point) in sync_points.into_iter().enumerate() {
+        let mut at = store.stage.hold(sync_point);
         drop(start(&store, &format!("k{number}"), payload(1, LARGE)));
         at.arrived().await;
         held.push(at);
@@ -293,7 +303,7 @@ async fn crash_during_uploads_is_settled_at_the_next_open() {
         "each upload has recorded its change"
     );
     let store = store.crash().await;
-    for number in 0..seams.len() {
+    for number in 0..sync_points.len() {
         assert_eq!(store.bytes(&format!("k{number}")).await, None);
     }
     let actors = store.engine.stats().await.unwrap().actors;

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cenotaph::{Engine, Fate, KEY_BYTES_MAX, ScrubDepth, ScrubReport, object_of_blob};
+use cenotaph::{Engine, KEY_BYTES_MAX, RepairOutcome, ScrubDepth, ScrubReport, object_of_blob};
 use cenotaph_storage::blobs::{path, trailer};
 use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
 use cenotaph_storage::index::{Batch, Index, Table};
-use cenotaph_storage::rows::Row;
+use cenotaph_storage::records::Row;
 use cenotaph_storage::salvage::{Losses, copy_tables};
 use cenotaph_storage::{BLOCK_BYTES, ObjectId, RevisionKey};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
@@ -19,7 +19,7 @@ fn long(name: &str) -> String {
     format!("{name}/{}", "第三季度財務報告".repeat(12))
 }
 
-fn names(report: &ScrubReport) -> Vec<(&'static str, Fate)> {
+fn names(report: &ScrubReport) -> Vec<(&'static str, RepairOutcome)> {
     report
         .findings
         .iter()
@@ -203,7 +203,10 @@ async fn older_blob_is_read_scrubbed_copied_and_deleted() {
     );
     let bytes = std::fs::read(&lost).unwrap();
     std::fs::remove_file(&lost).unwrap();
-    assert_eq!(names(&scrub(&store).await), [("missing-blob", Fate::Left)]);
+    assert_eq!(
+        names(&scrub(&store).await),
+        [("missing-blob", RepairOutcome::Left)]
+    );
     std::fs::write(&lost, bytes).unwrap();
 
     assert!(directories(&store.path().join("blobs")) > 256);
@@ -236,7 +239,7 @@ async fn unknown_blob_with_a_long_name_is_found_and_deleted() {
         forget(&store, &lost).await;
 
         let report = scrub(&store).await;
-        assert_eq!(names(&report), [("unknown-blob", Fate::Left)]);
+        assert_eq!(names(&report), [("unknown-blob", RepairOutcome::Left)]);
         assert!(
             report.findings[0].damage.to_string().contains(&key),
             "{report:?}"
@@ -248,7 +251,10 @@ async fn unknown_blob_with_a_long_name_is_found_and_deleted() {
             .repair()
             .await
             .unwrap();
-        assert_eq!(names(&repaired), [("unknown-blob", Fate::Repaired)]);
+        assert_eq!(
+            names(&repaired),
+            [("unknown-blob", RepairOutcome::Repaired)]
+        );
         store.assert_settled().await;
         assert!(!blobs(&store.blobs).await.contains(&lost));
     }
@@ -276,7 +282,7 @@ async fn unknown_blob_with_a_damaged_trailer_is_kept() {
             .drop_damaged()
             .await
             .unwrap();
-        assert_eq!(names(&dropped), [("damaged-trailer", Fate::Left)]);
+        assert_eq!(names(&dropped), [("damaged-trailer", RepairOutcome::Left)]);
     }
     assert_eq!(store.bytes(&key).await, Some(payload(1, LARGE)));
 
@@ -288,7 +294,7 @@ async fn unknown_blob_with_a_damaged_trailer_is_kept() {
         .drop_damaged()
         .await
         .unwrap();
-    assert_eq!(names(&dropped), [("foreign-blob", Fate::Left)]);
+    assert_eq!(names(&dropped), [("foreign-blob", RepairOutcome::Left)]);
     assert!(file.is_file());
 }
 

@@ -2,8 +2,8 @@
 //! every read finds it absent.
 
 use cenotaph::{
-    Config, Engine, Error, ErrorKind, MissingBlob, Operation, Outcome, Reason, Reply, Update,
-    Updated, Write,
+    BatchWrite, Config, Engine, Error, ErrorKind, MissingBlob, Operation, Outcome, Reason, Reply,
+    Update, Updated,
 };
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use futures::{StreamExt, stream};
@@ -177,6 +177,6 @@ async fn operations_without_bytes_ignore_a_missing_blob() {
         engine.get("l").await.unwrap_err().kind(),
         ErrorKind::Corrupt
     );
-    engine.atomic([Write::delete("l")]).await.unwrap();
+    engine.atomic([BatchWrite::delete("l")]).await.unwrap();
     store.assert_settled().await;
 }

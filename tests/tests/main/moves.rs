@@ -2,7 +2,7 @@
 //! and nothing else remains in either tier (I3, I5), before and after a reopen.
 
 use bytes::Bytes;
-use cenotaph::{ErrorKind, Written};
+use cenotaph::{ErrorKind, PutResult};
 use cenotaph_storage::index::Table;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 
@@ -29,7 +29,7 @@ async fn put(
     key: &str,
     seed: u64,
     bytes: Option<usize>,
-) -> Option<(Bytes, Written)> {
+) -> Option<(Bytes, PutResult)> {
     let body = payload(seed, bytes?);
     Some((
         body.clone(),

@@ -224,7 +224,7 @@ async fn repeated_completion_gives_the_first_answer() {
             .index
             .snapshot()
             .unwrap()
-            .scan(Table::Sessions, all())
+            .scan(Table::Uploads, all())
             .await
             .unwrap(),
         [],
@@ -334,7 +334,7 @@ async fn expired_upload_is_removed_by_the_expirer() {
             .index
             .snapshot()
             .unwrap()
-            .scan(Table::Sessions, all())
+            .scan(Table::Uploads, all())
             .await
             .unwrap(),
         []

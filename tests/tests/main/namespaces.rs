@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{
-    Body, Config, Engine, Error, ErrorKind, Namespace, NamespaceLimits, ObjectId, Outcome, Result,
-    Update, Write,
+    BatchWrite, Body, Config, Engine, Error, ErrorKind, Namespace, NamespaceLimits, ObjectId,
+    Outcome, Result, Update,
 };
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 use tokio::task::JoinHandle;
@@ -127,7 +127,7 @@ async fn operation_over_the_limit_is_overloaded_at_once() {
         .engine
         .limit_namespace(&limited(), one_at_once())
         .unwrap();
-    let mut midway = store.stage.hold(Seam::UploadMidStream);
+    let mut midway = store.stage.hold(SyncPoint::UploadMidStream);
     let put = start(
         store
             .engine
@@ -190,7 +190,7 @@ async fn disabling_refuses_new_and_finishes_running_operations() {
     store.engine.put(id("old"), old.clone()).await.unwrap();
     let mut reading = store.engine.get(id("old")).await.unwrap().unwrap();
     let mut read = reading.chunk().await.unwrap().unwrap().to_vec();
-    let mut midway = store.stage.hold(Seam::UploadMidStream);
+    let mut midway = store.stage.hold(SyncPoint::UploadMidStream);
     let put = start(store.engine.put(id("new"), payload(2, LARGE)).into_future());
     midway.arrived().await;
 
@@ -351,7 +351,10 @@ async fn disabled_namespace_refuses_every_write() {
     engine.limit_namespace(&limited(), disabled()).unwrap();
     let errors = [
         engine
-            .atomic([Write::put(&open, "other"), Write::put(id("a"), "other")])
+            .atomic([
+                BatchWrite::put(&open, "other"),
+                BatchWrite::put(id("a"), "other"),
+            ])
             .await
             .err(),
         engine.amend(id("a")).custom("k", "v").await.err(),

@@ -1,9 +1,9 @@
 //! Rows of older formats in a real index: they are read, changed, moved and deleted like new ones.
 
 use bytes::Bytes;
-use cenotaph::{Config, Error, ObjectId, Update, Updated, Write};
+use cenotaph::{BatchWrite, Config, Error, ObjectId, Update, Updated};
 use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::rows::{Body, Row};
+use cenotaph_storage::records::{Body, Row};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 
 /// Payload sizes, in bytes: inside the row, as a separate payload, in the blob tier.
@@ -282,7 +282,10 @@ async fn rows_of_older_formats_are_renamed_copied_and_deleted() {
         let together = store(format, bytes).await;
         together
             .engine
-            .atomic([Write::delete("k").if_version(1), Write::put("to", "x")])
+            .atomic([
+                BatchWrite::delete("k").if_version(1),
+                BatchWrite::put("to", "x"),
+            ])
             .await
             .unwrap();
         assert_eq!(

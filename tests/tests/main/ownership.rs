@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cenotaph::{Engine, Env, ErrorKind, Index, MARKER_PATH};
 use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
 use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::rows::STORE_KEY;
+use cenotaph_storage::records::STORE_KEY;
 use cenotaph_tests::store::{INLINE, payload, quick};
 use tempfile::TempDir;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{
-    ActorKind, Body, Current, Engine, Env, ErrorKind, Etag, Result, Version, Write, Written,
+    ActorKind, BatchWrite, Body, Engine, Env, ErrorKind, Etag, ObjectVersion, PutResult, Result,
+    Version,
 };
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 use futures::stream;
@@ -31,7 +32,7 @@ fn body(seed: u64, bytes: usize, streamed: bool) -> Body {
     clippy::disallowed_methods,
     reason = "the rivals run on several threads"
 )]
-async fn race(engine: &Engine, key: &str, bytes: usize) -> Vec<(u64, Result<Written>)> {
+async fn race(engine: &Engine, key: &str, bytes: usize) -> Vec<(u64, Result<PutResult>)> {
     let rivals = (0..RIVALS).map(|seed| {
         let engine = engine.clone();
         let key = key.to_owned();
@@ -57,7 +58,7 @@ async fn race(engine: &Engine, key: &str, bytes: usize) -> Vec<(u64, Result<Writ
 
 /// Asserts that one rival has won and that all others received its version. Returns the number of
 /// the winner and the version.
-fn winner(outcomes: Vec<(u64, Result<Written>)>, version: u64) -> (u64, Current) {
+fn winner(outcomes: Vec<(u64, Result<PutResult>)>, version: u64) -> (u64, ObjectVersion) {
     let (won, lost): (Vec<_>, Vec<_>) = outcomes
         .into_iter()
         .partition(|(_, outcome)| outcome.is_ok());
@@ -68,7 +69,7 @@ fn winner(outcomes: Vec<(u64, Result<Written>)>, version: u64) -> (u64, Current)
         written.created && written.version == Some(Version::new(version)),
         "{written:?}"
     );
-    let current = Current {
+    let current = ObjectVersion {
         version: written.version.unwrap(),
         etag: written.etag.unwrap(),
     };
@@ -154,7 +155,7 @@ async fn assert_never_again(
     engine: &Engine,
     key: &str,
     over: &[(Version, Etag)],
-    current: Option<Current>,
+    current: Option<ObjectVersion>,
 ) {
     let conflict = ErrorKind::Conflict { current };
     for &(version, etag) in over {
@@ -183,7 +184,10 @@ async fn assert_never_again(
                 .await
                 .unwrap_err(),
             engine
-                .atomic([Write::delete(key).if_etag(etag), Write::put("beside", "x")])
+                .atomic([
+                    BatchWrite::delete(key).if_etag(etag),
+                    BatchWrite::put("beside", "x"),
+                ])
                 .await
                 .unwrap_err(),
             engine
@@ -214,7 +218,7 @@ async fn old_versions_never_match_again_after_a_delete() {
     store.engine.put("source", "s").await.unwrap();
     let mut over: Vec<(Version, Etag)> = Vec::new();
     let mut remember =
-        |written: &Written| over.push((written.version.unwrap(), written.etag.unwrap()));
+        |written: &PutResult| over.push((written.version.unwrap(), written.etag.unwrap()));
     let sizes = [10, LARGE, 5000];
     let mut last = store.engine.put("k", payload(0, 10)).await.unwrap();
     for (round, bytes) in sizes.into_iter().cycle().take(6).enumerate() {
@@ -225,7 +229,7 @@ async fn old_versions_never_match_again_after_a_delete() {
             _ => drop(
                 store
                     .engine
-                    .atomic([Write::delete("k"), Write::put("moved", "x")])
+                    .atomic([BatchWrite::delete("k"), BatchWrite::put("moved", "x")])
                     .await
                     .unwrap(),
             ),
@@ -246,7 +250,7 @@ async fn old_versions_never_match_again_after_a_delete() {
         assert!(last.created, "round {round}");
     }
     let store = store.reopen().await;
-    let current = Current {
+    let current = ObjectVersion {
         version: last.version.unwrap(),
         etag: last.etag.unwrap(),
     };
@@ -275,6 +279,6 @@ async fn old_versions_never_match_again_after_a_delete() {
     );
 }
 
-fn over_of(written: &Written) -> [(Version, Etag); 1] {
+fn over_of(written: &PutResult) -> [(Version, Etag); 1] {
     [(written.version.unwrap(), written.etag.unwrap())]
 }

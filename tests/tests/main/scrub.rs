@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Config, Fate, ScrubDepth, ScrubReport};
+use cenotaph::{Config, RepairOutcome, ScrubDepth, ScrubReport};
 use cenotaph_storage::blobs::path;
 use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::rows::Row;
-use cenotaph_storage::{ObjectId, RevisionKey, Seam};
+use cenotaph_storage::records::Row;
+use cenotaph_storage::{ObjectId, RevisionKey, SyncPoint};
 use cenotaph_tests::store::{Store, named, payload, quick};
 
 const EMBEDDED: usize = 10;
@@ -62,7 +62,7 @@ async fn store() -> Store {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Report,
-    Repair,
+    RepairLevel,
     Drop,
 }
 
@@ -70,13 +70,13 @@ async fn scrub(store: &Store, mode: Mode) -> ScrubReport {
     let scrub = store.engine.scrub().grace(Duration::ZERO);
     match mode {
         Mode::Report => scrub.await,
-        Mode::Repair => scrub.repair().await,
+        Mode::RepairLevel => scrub.repair().await,
         Mode::Drop => scrub.drop_damaged().await,
     }
     .unwrap()
 }
 
-fn names(report: &ScrubReport) -> Vec<(&'static str, Fate)> {
+fn names(report: &ScrubReport) -> Vec<(&'static str, RepairOutcome)> {
     report
         .findings
         .iter()
@@ -128,11 +128,11 @@ fn flip(bytes: &[u8], at: usize) -> Bytes {
 async fn assert_repaired(store: &Store, name: &'static str) {
     assert_eq!(
         names(&scrub(store, Mode::Report).await),
-        [(name, Fate::Left)]
+        [(name, RepairOutcome::Left)]
     );
     assert_eq!(
-        names(&scrub(store, Mode::Repair).await),
-        [(name, Fate::Repaired)]
+        names(&scrub(store, Mode::RepairLevel).await),
+        [(name, RepairOutcome::Repaired)]
     );
     assert_clean(store).await;
     for (key, seed, bytes) in [
@@ -153,22 +153,22 @@ async fn assert_repaired(store: &Store, name: &'static str) {
 async fn assert_dropped(store: &Store, key: &str, name: &'static str) {
     assert_eq!(
         names(&scrub(store, Mode::Report).await)[0],
-        (name, Fate::Left)
+        (name, RepairOutcome::Left)
     );
-    let repaired = scrub(store, Mode::Repair).await;
-    assert_eq!(names(&repaired)[0], (name, Fate::Left));
+    let repaired = scrub(store, Mode::RepairLevel).await;
+    assert_eq!(names(&repaired)[0], (name, RepairOutcome::Left));
     assert!(
         repaired
             .findings
             .iter()
             .skip(1)
-            .all(|finding| finding.fate == Fate::Withheld),
+            .all(|finding| finding.fate == RepairOutcome::Withheld),
         "{repaired:?}"
     );
     let dropped = scrub(store, Mode::Drop).await;
     assert_eq!(
         (names(&dropped)[0], dropped.left()),
-        ((name, Fate::Repaired), 0)
+        ((name, RepairOutcome::Repaired), 0)
     );
     assert!(store.engine.head(key).await.unwrap().is_none());
     assert_clean(store).await;
@@ -276,10 +276,10 @@ async fn stats_show_the_age_of_the_oldest_change_and_orphan() {
     let settled = store.engine.stats().await.unwrap().actors;
     assert_eq!((settled.oldest_change, settled.oldest_orphan), (None, None));
     let before = cenotaph::Env::new(store.stage.clone()).now();
-    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let upload = spawn_put(&store, "uploading");
     finished.arrived().await;
-    let mut sweeping = store.stage.hold(Seam::SweeperBeforeDelete);
+    let mut sweeping = store.stage.hold(SyncPoint::SweeperBeforeDelete);
     store.engine.delete("large").await.unwrap();
     sweeping.arrived().await;
     let actors = store.engine.stats().await.unwrap().actors;

@@ -36,7 +36,7 @@ fn installed<T>(server: &str, found: io::Result<T>) -> Option<T> {
     match found {
         Ok(found) => Some(found),
         Err(error) => {
-            // Written directly to stderr: `eprintln!` is captured by the test harness, and a
+            // PutResult directly to stderr: `eprintln!` is captured by the test harness, and a
             // skipped server must be visible.
             let _ = writeln!(io::stderr(), "SKIPPED: {server} is not installed: {error}");
             None

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cenotaph::{ActorKind, Config, Env};
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_tests::faulty::{Fault, Op};
 use cenotaph_tests::store::{INLINE, Store, payload, quick};
 
@@ -54,7 +54,7 @@ async fn wait_for_pause(store: &Store, paused: bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hanging_deletion_blocks_no_other() {
     let store = Store::new().await;
-    let mut hanging = store.stage.hold(Seam::SweeperBeforeDelete);
+    let mut hanging = store.stage.hold(SyncPoint::SweeperBeforeDelete);
     orphan(&store, 40).await;
     hanging.arrived().await;
     wait_for_orphans(&store, 1).await;
@@ -110,7 +110,7 @@ async fn swept_blobs_are_counted() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fenced_blob_is_deleted_twice() {
     let store = Store::new().await;
-    let mut streaming = store.stage.hold(Seam::UploadAfterBlob);
+    let mut streaming = store.stage.hold(SyncPoint::UploadAfterBlob);
     let put = store.engine.put("k", payload(1, LARGE)).into_future();
     #[expect(
         clippy::disallowed_methods,

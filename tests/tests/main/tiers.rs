@@ -5,8 +5,8 @@ mod close;
 mod failures;
 
 use bytes::Bytes;
-use cenotaph::{Body, Engine, ErrorKind, Outcome, Result, Written};
-use cenotaph_storage::Seam;
+use cenotaph::{Body, Engine, ErrorKind, Outcome, PutResult, Result};
+use cenotaph_storage::SyncPoint;
 use cenotaph_storage::blobs::path;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 use futures::stream;
@@ -18,12 +18,12 @@ const LARGE: usize = 10 * INLINE;
     clippy::disallowed_methods,
     reason = "the rule applies to code under test only"
 )]
-fn start(store: &Store, key: &str, body: Bytes) -> JoinHandle<Result<Written>> {
+fn start(store: &Store, key: &str, body: Bytes) -> JoinHandle<Result<PutResult>> {
     let put = store.engine.put(key, body);
     tokio::spawn(async move { put.await })
 }
 
-async fn put(store: &Store, key: &str, seed: u64, bytes: usize) -> Written {
+async fn put(store: &Store, key: &str, seed: u64, bytes: usize) -> PutResult {
     store.engine.put(key, payload(seed, bytes)).await.unwrap()
 }
 
@@ -103,7 +103,7 @@ async fn versions_increase_across_delete_and_reopen() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_swap_is_superseded_and_leaves_no_orphan() {
     let store = Store::new().await;
-    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let loser = start(&store, "k", payload(1, LARGE));
     finished.arrived().await;
     assert_eq!(put(&store, "k", 2, LARGE).await.outcome, Outcome::Applied);
@@ -122,7 +122,7 @@ async fn delete_or_small_put_supersedes_a_large_put() {
     for small in [false, true] {
         let store = Store::new().await;
         put(&store, "k", 1, LARGE).await;
-        let mut finished = store.stage.hold(Seam::UploadAfterClose);
+        let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
         let loser = start(&store, "k", payload(2, LARGE));
         finished.arrived().await;
         if small {
@@ -141,7 +141,7 @@ async fn delete_or_small_put_supersedes_a_large_put() {
 async fn put_whose_caller_left_commits_once() {
     for bytes in [10, LARGE] {
         let store = Store::new().await;
-        let mut submitted = store.stage.hold(Seam::ShardAfterSubmit);
+        let mut submitted = store.stage.hold(SyncPoint::ShardAfterSubmit);
         let put = start(&store, "k", payload(1, bytes));
         submitted.arrived().await;
         put.abort();
@@ -162,8 +162,8 @@ async fn put_whose_caller_left_commits_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn put_dropped_after_its_blob_is_written_commits() {
     let store = Store::new().await;
-    let mut finished = store.stage.hold(Seam::UploadAfterClose);
-    let mut committed = store.stage.hold(Seam::UploadAfterCommit);
+    let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
+    let mut committed = store.stage.hold(SyncPoint::UploadAfterCommit);
     let put = start(&store, "k", payload(1, LARGE));
     finished.arrived().await;
     put.abort();
@@ -180,7 +180,7 @@ async fn put_dropped_while_streaming_is_cancelled() {
     let store = Store::new().await;
     let (sender, receiver) = futures::channel::mpsc::unbounded::<Result<Bytes, std::io::Error>>();
     sender.unbounded_send(Ok(payload(1, LARGE))).unwrap();
-    let mut streaming = store.stage.hold(Seam::UploadMidStream);
+    let mut streaming = store.stage.hold(SyncPoint::UploadMidStream);
     let put = store.engine.put("k", Body::stream(receiver));
     #[expect(
         clippy::disallowed_methods,
@@ -297,7 +297,7 @@ async fn payload_over_the_limit_is_invalid() {
     );
     let together = store
         .engine
-        .atomic([cenotaph::Write::put("small", "longer")])
+        .atomic([cenotaph::BatchWrite::put("small", "longer")])
         .await;
     assert_eq!(together.unwrap_err().kind(), ErrorKind::Invalid);
     assert_eq!(store.bytes("small").await, Some("fives".into()));

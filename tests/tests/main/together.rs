@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Engine, Entry, Env, ErrorKind, Result, Write, WriteReply};
-use cenotaph_storage::Seam;
+use cenotaph::{ActorKind, BatchWrite, Engine, Entry, Env, ErrorKind, Result, WriteReply};
+use cenotaph_storage::SyncPoint;
 use cenotaph_tests::store::{INLINE, Store, payload, quick};
 use tokio::task::JoinHandle;
 
@@ -44,7 +44,7 @@ fn apart(store: &Store, prefix: &str) -> [(String, ActorKind); 2] {
 
 fn atomic(store: &Store, keys: [&str; 2], value: u64) -> JoinHandle<Result<Vec<WriteReply>>> {
     let engine = store.engine.clone();
-    let writes = keys.map(|key| Write::put(key, value.to_string()));
+    let writes = keys.map(|key| BatchWrite::put(key, value.to_string()));
     spawn(async move { engine.atomic(writes).await })
 }
 
@@ -69,17 +69,17 @@ async fn assert_committed_once(store: &Store, keys: [&str; 2], value: u64, case:
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batch_commits_once_although_its_shard_is_killed() {
     let store = store().await;
-    for seam in [
-        Seam::ShardLent,
-        Seam::AtomicBeforeDecide,
-        Seam::AtomicAfterSubmit,
+    for sync_point in [
+        SyncPoint::ShardLent,
+        SyncPoint::AtomicBeforeDecide,
+        SyncPoint::AtomicAfterSubmit,
     ] {
         for victim in [0, 1] {
-            let case = format!("shard {victim} killed at {seam:?}");
+            let case = format!("shard {victim} killed at {sync_point:?}");
             let [(a, first), (b, second)] = apart(&store, &case);
             let keys = [a.as_str(), b.as_str()];
             atomic(&store, keys, 1).await.unwrap().unwrap();
-            let mut held = store.stage.hold(seam);
+            let mut held = store.stage.hold(sync_point);
             let batch = atomic(&store, keys, 2);
             held.arrived().await;
             assert!(store.engine.kill([first, second][victim]), "{case}");
@@ -96,7 +96,7 @@ async fn shard_killed_after_lending_keeps_the_commit() {
     let [(a, first), (b, _)] = apart(&store, "pair");
     let keys = [a.as_str(), b.as_str()];
     // The first shard is held after it has lent its lock; the commit does not need the shard.
-    let mut lent = store.stage.hold(Seam::ShardLent);
+    let mut lent = store.stage.hold(SyncPoint::ShardLent);
     let batch = atomic(&store, keys, 1);
     lent.arrived().await;
     assert_eq!(versions(&batch.await.unwrap().unwrap()), [1; 2]);
@@ -108,14 +108,14 @@ async fn shard_killed_after_lending_keeps_the_commit() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_caller_blocks_no_shard() {
     let store = store().await;
-    for seam in [
-        Seam::ShardLent,
-        Seam::AtomicBeforeDecide,
-        Seam::AtomicAfterSubmit,
+    for sync_point in [
+        SyncPoint::ShardLent,
+        SyncPoint::AtomicBeforeDecide,
+        SyncPoint::AtomicAfterSubmit,
     ] {
-        let [(a, _), (b, _)] = apart(&store, &format!("{seam:?}"));
+        let [(a, _), (b, _)] = apart(&store, &format!("{sync_point:?}"));
         let keys = [a.as_str(), b.as_str()];
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let batch = atomic(&store, keys, 1);
         held.arrived().await;
         batch.abort();
@@ -124,14 +124,14 @@ async fn dropped_caller_blocks_no_shard() {
         let next = versions(&atomic(&store, keys, 2).await.unwrap().unwrap());
         assert!(
             next == [2; 2] || next == [1; 2],
-            "{seam:?}: the first batch commits whole or not at all: {next:?}"
+            "{sync_point:?}: the first batch commits whole or not at all: {next:?}"
         );
         store.engine.put(&a, "x").await.unwrap();
         store.assert_settled().await;
         assert_eq!(
             store.engine.stats().await.unwrap().actors.writes_live,
             0,
-            "{seam:?}: the permits are returned"
+            "{sync_point:?}: the permits are returned"
         );
     }
 }
@@ -139,17 +139,17 @@ async fn dropped_caller_blocks_no_shard() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rename_happens_once_although_its_shard_is_killed() {
     let store = store().await;
-    for seam in [
-        Seam::ShardLent,
-        Seam::AtomicBeforeDecide,
-        Seam::AtomicAfterSubmit,
+    for sync_point in [
+        SyncPoint::ShardLent,
+        SyncPoint::AtomicBeforeDecide,
+        SyncPoint::AtomicAfterSubmit,
     ] {
         for (victim, bytes) in [(0, 10), (1, LARGE), (0, LARGE), (1, 10)] {
-            let case = format!("shard {victim} killed at {seam:?} renaming {bytes} bytes");
+            let case = format!("shard {victim} killed at {sync_point:?} renaming {bytes} bytes");
             let [(a, first), (b, second)] = apart(&store, &case);
             store.engine.put(&a, payload(1, bytes)).await.unwrap();
             store.engine.put(&b, payload(2, LARGE)).await.unwrap();
-            let mut held = store.stage.hold(seam);
+            let mut held = store.stage.hold(sync_point);
             let rename = store.engine.rename(&a, &b);
             let rename = spawn(async move { rename.await });
             held.arrived().await;
@@ -186,14 +186,14 @@ async fn rename_happens_once_although_its_shard_is_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batch_with_a_failed_condition_writes_nothing_despite_kills() {
     let store = store().await;
-    for seam in [Seam::ShardLent, Seam::AtomicBeforeDecide] {
-        let [(a, first), (b, _)] = apart(&store, &format!("{seam:?}"));
+    for sync_point in [SyncPoint::ShardLent, SyncPoint::AtomicBeforeDecide] {
+        let [(a, first), (b, _)] = apart(&store, &format!("{sync_point:?}"));
         store.engine.put(&b, "old").await.unwrap();
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let engine = store.engine.clone();
         let writes = [
-            Write::put(&a, "new").if_absent(),
-            Write::put(&b, "new").if_version(7),
+            BatchWrite::put(&a, "new").if_absent(),
+            BatchWrite::put(&b, "new").if_version(7),
         ];
         let batch = spawn(async move { engine.atomic(writes).await });
         held.arrived().await;
@@ -224,7 +224,7 @@ async fn batch_sees_writes_of_a_restarted_shard() {
     let [(a, first), (b, _)] = apart(&store, "pair");
     let keys = [a.as_str(), b.as_str()];
     atomic(&store, keys, 1).await.unwrap().unwrap();
-    let mut held = store.stage.hold(Seam::AtomicBeforeDecide);
+    let mut held = store.stage.hold(SyncPoint::AtomicBeforeDecide);
     let batch = atomic(&store, keys, 2);
     held.arrived().await;
     assert!(store.engine.kill(first));
@@ -241,7 +241,7 @@ async fn batch_sees_writes_of_a_restarted_shard() {
         "the batch starts over and sees the put"
     );
 
-    let mut held = store.stage.hold(Seam::AtomicBeforeDecide);
+    let mut held = store.stage.hold(SyncPoint::AtomicBeforeDecide);
     let rename = store.engine.rename(&a, &b);
     let rename = spawn(async move { rename.await });
     held.arrived().await;
@@ -326,7 +326,8 @@ impl Scene {
         while self.is_running() {
             value += 1;
             let write = |n| {
-                Write::put(format!("all/{n}"), value.to_string()).custom("value", value.to_string())
+                BatchWrite::put(format!("all/{n}"), value.to_string())
+                    .custom("value", value.to_string())
             };
             if let Some(replies) = self.count(self.engine.atomic((0..TOGETHER).map(write)).await) {
                 version += 1;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{
-    ActorKind, Body, Candidate, Config, Engine, Env, Error, ErrorKind, Outcome, Result, Update,
+    ActorKind, Body, Config, Engine, Env, Error, ErrorKind, NewContent, Outcome, Result, Update,
     Updated,
 };
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
 use futures::stream;
 use tokio::task::JoinHandle;
@@ -53,10 +53,10 @@ impl Wrong {
         let hung_up = || std::io::Error::other("the client hung up");
         Ok(match self {
             Self::Function => return Err(std::io::Error::other("no")),
-            Self::Metadata => Candidate::new(payload(1, 10))
+            Self::Metadata => NewContent::new(payload(1, 10))
                 .custom("k", "v".repeat(16 * 1024))
                 .into(),
-            Self::TimeToLive => Candidate::new(payload(1, LARGE))
+            Self::TimeToLive => NewContent::new(payload(1, LARGE))
                 .time_to_live(Duration::ZERO)
                 .into(),
             // A stream of unknown length: a promised length over the limit would be refused before
@@ -145,19 +145,22 @@ async fn refused_update_keeps_the_old_object() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_update_keeps_the_object_despite_kills_and_rivals() {
     for wrong in WRONGS.into_iter().filter(|wrong| wrong.uploads()) {
-        for seam in [
-            Seam::UploadBeforeRecord,
-            Seam::UploadAfterRecord,
-            Seam::UploadMidStream,
+        for sync_point in [
+            SyncPoint::UploadBeforeRecord,
+            SyncPoint::UploadAfterRecord,
+            SyncPoint::UploadMidStream,
         ] {
             // A single chunk over the limit is refused before any of it is written.
-            if matches!((wrong, seam), (Wrong::TooLong, Seam::UploadMidStream)) {
+            if matches!(
+                (wrong, sync_point),
+                (Wrong::TooLong, SyncPoint::UploadMidStream)
+            ) {
                 continue;
             }
             for kills in [true, false] {
                 let store = store().await;
                 store.engine.put("k", payload(7, LARGE)).await.unwrap();
-                let mut held = store.stage.hold(seam);
+                let mut held = store.stage.hold(sync_point);
                 let update = start(&store.engine, wrong);
                 held.arrived().await;
                 // A killed upload stays held: the supervisor may need a moment to stop it.
@@ -179,7 +182,7 @@ async fn refused_update_keeps_the_object_despite_kills_and_rivals() {
                 let lost = matches!(error.kind(), ErrorKind::Conflict { .. }) && !kills;
                 assert!(
                     error.kind() == expected || lost,
-                    "{wrong:?} at {seam:?}: {error:?}"
+                    "{wrong:?} at {sync_point:?}: {error:?}"
                 );
                 let expected = if kills {
                     payload(7, LARGE)
@@ -189,7 +192,7 @@ async fn refused_update_keeps_the_object_despite_kills_and_rivals() {
                 assert_eq!(
                     store.bytes("k").await,
                     Some(expected),
-                    "{wrong:?} at {seam:?}"
+                    "{wrong:?} at {sync_point:?}"
                 );
                 store.assert_settled().await;
             }
@@ -371,7 +374,7 @@ async fn write(engine: &Engine, rival: u64, over: &AtomicBool, applied: &AtomicU
         round += 1;
         let seed = rival * 1_000_000 + round;
         let bytes = if round % 3 == 0 { LARGE } else { 10 };
-        let candidate = || Candidate::new(payload(seed, bytes)).custom("seed", seed.to_string());
+        let candidate = || NewContent::new(payload(seed, bytes)).custom("seed", seed.to_string());
         match engine
             .update("k", async |_| Ok::<_, Error>(candidate().into()))
             .await

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::rows::{Orphan, OrphanDue};
-use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, RevisionKey, Seam};
+use cenotaph_storage::records::{Orphan, OrphanDue};
+use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, RevisionKey, SyncPoint};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
@@ -170,7 +170,7 @@ impl Sweeper {
     }
 
     async fn delete(&self, key: RevisionKey, orphan: Orphan) -> Attempt {
-        self.context.env.pass(Seam::SweeperBeforeDelete).await;
+        self.context.env.pass(SyncPoint::SweeperBeforeDelete).await;
         let timeout = self.context.limits.sweep.timeout;
         let late = || {
             Err(Error::new(
@@ -260,7 +260,7 @@ impl Sweeper {
                 "the clock was set back: correcting the due times of orphans"
             );
         }
-        self.context.env.pass(Seam::SweeperAfterDelete).await;
+        self.context.env.pass(SyncPoint::SweeperAfterDelete).await;
         progress.failed += group.failed.len() as u64;
         progress.error = group.error.take().or_else(|| progress.error.take());
         self.commit(deleted, group).await

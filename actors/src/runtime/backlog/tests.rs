@@ -1,6 +1,6 @@
 //! Backlog: comparison with a model, and limits.
 
-use cenotaph_storage::rows::Landing;
+use cenotaph_storage::records::LateWrite;
 use cenotaph_storage::{Epoch, ObjectId};
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ fn orphan(since: u64, wait: u64) -> Orphan {
     let object = ObjectId::try_from("a").unwrap();
     Orphan {
         not_before: at(since + wait),
-        ..Orphan::new(object, at(since), Landing::Landed)
+        ..Orphan::new(object, at(since), LateWrite::Landed)
     }
 }
 

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cenotaph_storage::decide::{
-    Expected, Mutation, PartRules, Plan, Precondition, Selection, SessionMutation, SessionSwap,
+    ExpectedRow, Mutation, PartRules, Plan, Precondition, Selection, UploadMutation, UploadStep,
 };
 use cenotaph_storage::index::{Batch, Completion, IndexStats, Page, Snapshot};
-use cenotaph_storage::rows::{
+use cenotaph_storage::records::{
     Attributes, BlockChecksums, Extent, Manifest, Phase, expiry_key, expiry_value,
 };
 use cenotaph_storage::{Checksum, Epoch, RevisionId, Timestamp};
@@ -31,7 +31,7 @@ struct Recording {
 impl Recording {
     fn apply(&self, batch: Batch) {
         let mut entries = self.entries.lock().unwrap();
-        for (table, key, value) in batch.into_changes() {
+        for (table, key, value) in batch.into_ops() {
             match value {
                 Some(value) => entries.insert((table, key), value),
                 None => entries.remove(&(table, key)),
@@ -171,7 +171,7 @@ fn tombstone(number: u8) -> Swap {
             checksum: None,
             blocks: vec![BlockChecksums::default()],
             attributes: Attributes::default(),
-            expected: Expected::NoTombstone,
+            expected: ExpectedRow::NoTombstone,
         },
     )
 }
@@ -243,8 +243,8 @@ fn pending_writes_are_read_as_the_index_will_hold_them() {
     }
 }
 
-fn step(number: u8, mutation: SessionMutation) -> SessionSwap {
-    SessionSwap {
+fn step(number: u8, mutation: UploadMutation) -> UploadStep {
+    UploadStep {
         id: id(),
         upload: UploadId::new(at(1), [7, 7]),
         operation: operation(number),
@@ -252,10 +252,10 @@ fn step(number: u8, mutation: SessionMutation) -> SessionSwap {
     }
 }
 
-fn part(number: u8) -> SessionMutation {
-    SessionMutation::Part {
+fn part(number: u8) -> UploadMutation {
+    UploadMutation::Part {
         number: PartNumber::new(u32::from(number)).unwrap(),
-        part: cenotaph_storage::rows::Part {
+        part: cenotaph_storage::records::Part {
             extent: extent(number),
             etag: cenotaph_storage::PartEtag::new(1),
             uploaded: at(1),
@@ -267,16 +267,16 @@ fn part(number: u8) -> SessionMutation {
 #[test]
 fn plan_of_an_upload_step_holds_every_read() {
     let index = Recording::default();
-    let record = Session {
+    let record = UploadRecord {
         initiated: at(1),
         expires_at: at(1000),
         attributes: Attributes::default(),
         precondition: Precondition::None,
         phase: Phase::Open,
     };
-    let complete = SessionMutation::Complete {
+    let complete = UploadMutation::Complete {
         parts: Selection::All,
-        expected: Expected::NoTombstone,
+        expected: ExpectedRow::NoTombstone,
         precondition: Precondition::None,
         rules: PartRules {
             bytes_min: 0,
@@ -287,14 +287,14 @@ fn plan_of_an_upload_step_holds_every_read() {
     // Record, row and last version; a part also reads the filed part and its change, an end reads
     // both parts.
     let steps = [
-        (step(1, SessionMutation::Initiate(record)), 3),
+        (step(1, UploadMutation::Initiate(record)), 3),
         (step(2, part(2)), 5),
         (step(3, part(3)), 5),
         (step(4, complete), 5),
-        (step(5, SessionMutation::Expire), 2),
+        (step(5, UploadMutation::Expire), 2),
     ];
     for (step, expected) in steps {
-        if let SessionMutation::Part { part, .. } = &step.mutation {
+        if let UploadMutation::Part { part, .. } = &step.mutation {
             let change = Change {
                 epoch: Epoch::new(1),
                 started: at(1),
@@ -321,9 +321,9 @@ fn plan_of_a_repair_holds_every_read() {
     index.apply(stray);
     index.asked.lock().unwrap().clear();
     let repairs = [
-        (Mend::Expiry { deadline: at(7) }, 2),
-        (Mend::Floor, 2),
-        (Mend::Excise, 1),
+        (Repair::Expiry { deadline: at(7) }, 2),
+        (Repair::LastVersion, 2),
+        (Repair::RemoveRow, 1),
     ];
     for (repair, expected) in repairs {
         let mut reader = Reader::of_index(&index);
@@ -333,7 +333,7 @@ fn plan_of_a_repair_holds_every_read() {
             .unwrap()
             .unwrap();
         let is_confirmed = repair.decide(&id(), &sight, at(5)).is_some();
-        assert_eq!(is_confirmed, matches!(repair, Mend::Expiry { .. }));
+        assert_eq!(is_confirmed, matches!(repair, Repair::Expiry { .. }));
         assert_eq!(
             index.assert_noted(&reader.into_reads()),
             expected,

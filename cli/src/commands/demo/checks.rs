@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use cenotaph::{Entry, Env, Head, MARKER_PATH, TRAILER_BYTES_MAX, object_of_blob};
+use cenotaph::{Entry, Env, MARKER_PATH, ObjectMeta, TRAILER_BYTES_MAX, object_of_blob};
 use futures::{StreamExt, TryStreamExt};
 use walkdir::WalkDir;
 
@@ -113,7 +113,7 @@ pub(super) async fn delete_some(
         .filter(|head| head.metadata.size > inline_max)
         .nth(1)
         .map(|head| head.id.clone());
-    let chosen: Vec<&Head> = heads
+    let chosen: Vec<&ObjectMeta> = heads
         .iter()
         .enumerate()
         .filter(|(number, head)| number % 3 == 2 || second_large.as_ref() == Some(&head.id))
@@ -273,7 +273,7 @@ fn blob_file(dir: &Path, path: PathBuf, bytes: u64) -> io::Result<BlobFile> {
 }
 
 /// Lists the metadata of all objects.
-async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
+async fn heads(store: &Store) -> Result<Vec<ObjectMeta>, Failure> {
     let listed = store
         .engine
         .list("")
@@ -289,7 +289,7 @@ async fn heads(store: &Store) -> Result<Vec<Head>, Failure> {
 }
 
 /// Returns the key in the name of a blob, `fan/namespace!key@revision`, whose bytes are escaped as
-/// `%2f`. Written independently of the engine, because the demo checks the engine.
+/// `%2f`. PutResult independently of the engine, because the demo checks the engine.
 fn key_of_blob(path: &str) -> Option<String> {
     let (_fan, name) = path.split_once('/')?;
     let (object, _revision) = name.rsplit_once('@')?;

@@ -18,8 +18,8 @@ use rustix::io::Errno;
 use super::{Directory, IfMissing, Inner};
 use crate::blobs::path::fan_out;
 use crate::directory_sync::sync_directory;
-use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Result};
 
 impl Inner {
     /// Returns the root, which is opened once. All paths below it are resolved from this handle.

@@ -1,7 +1,7 @@
 //! Preconditions, and writes that leave the bytes where they are.
 
 use super::*;
-use crate::rows::Deadline;
+use crate::records::Deadline;
 
 fn when(precondition: Precondition, swap: Swap) -> Swap {
     Swap {
@@ -21,7 +21,7 @@ fn amend(operation: u128, amendment: Amendment) -> Swap {
 fn a_lost_precondition_tells_how_the_object_stands() {
     let first = after(&never(), &inline(1, 1));
     let current = first.row().map(Row::current);
-    let lost = |swap: Swap, standing: &Standing| match decision(&swap, standing, true, at(1)) {
+    let lost = |swap: Swap, row_state: &RowState| match decision(&swap, row_state, true, at(1)) {
         Decision::Conflict { current, orphans } => (current, orphans),
         other => panic!("expected a conflict, got {other:?}"),
     };
@@ -39,7 +39,7 @@ fn a_lost_precondition_tells_how_the_object_stands() {
         (None, vec![]),
         "absent: no current"
     );
-    let saw_nothing = tombstone(9, Expected::NoTombstone);
+    let saw_nothing = tombstone(9, ExpectedRow::NoTombstone);
     assert_eq!(
         lost(when(Precondition::Absent, saw_nothing), &first),
         (current, vec![key(1009)]),
@@ -67,7 +67,7 @@ fn a_precondition_that_holds_lets_the_write_through() {
 #[test]
 fn a_conflict_of_a_large_put_settles_its_change() {
     let first = after(&never(), &inline(1, 1));
-    let swap = when(Precondition::Absent, tombstone(9, Expected::NoTombstone));
+    let swap = when(Precondition::Absent, tombstone(9, ExpectedRow::NoTombstone));
     assert_eq!(
         tables(&plan(&swap, &first, true, at(1)).batch),
         [(Table::Changes, false), (Table::Orphans, true)]
@@ -83,7 +83,7 @@ fn amending_leaves_the_bytes_where_they_are() {
     for write in [
         inline(1, 1),
         inline(1, 5000),
-        tombstone(1, Expected::NoTombstone),
+        tombstone(1, ExpectedRow::NoTombstone),
     ] {
         let first = after(&never(), &write);
         let swap = amend(2, change.clone());
@@ -148,23 +148,23 @@ proptest! {
     /// created again.
     #[test]
     fn delete_and_recreate_never_satisfy_an_old_precondition(steps in proptest::collection::vec(0u8..4, 1..30)) {
-        let mut standing = never();
+        let mut row_state = never();
         let mut old: Vec<(Version, Etag)> = Vec::new();
         for (kind, moment) in steps.into_iter().zip(1u64..) {
             let operation = u128::from(moment);
             let swap = match kind {
                 0 => inline(operation, 1),
-                1 => tombstone(operation, standing.expectation(at(moment))),
+                1 => tombstone(operation, row_state.expectation(at(moment))),
                 2 => amend(operation, Amendment::default()),
                 _ => delete(operation),
             };
-            if let Decision::Commit { next, .. } = decision(&swap, &standing, true, at(moment)) {
-                standing = next;
+            if let Decision::Commit { next, .. } = decision(&swap, &row_state, true, at(moment)) {
+                row_state = next;
             }
-            let now = standing.row().map(|row| (row.version, row.etag()));
+            let now = row_state.row().map(|row| (row.version, row.etag()));
             for (version, etag) in old.iter().filter(|known| Some(**known) != now) {
-                prop_assert!(Precondition::Version(*version).check(standing.live(at(moment))).is_err());
-                prop_assert!(Precondition::Etag(*etag).check(standing.live(at(moment))).is_err());
+                prop_assert!(Precondition::Version(*version).check(row_state.live(at(moment))).is_err());
+                prop_assert!(Precondition::Etag(*etag).check(row_state.live(at(moment))).is_err());
             }
             old.extend(now.filter(|known| !old.contains(known)));
         }

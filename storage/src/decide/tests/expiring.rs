@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::rows::Expiration;
+use crate::records::Expiration;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -25,18 +25,18 @@ fn doing(operation: u128, mutation: Mutation) -> Swap {
 }
 
 /// A tombstone that was written at 1 and expires at 11.
-fn mortal() -> Standing {
+fn mortal() -> RowState {
     after(
         &never(),
         &expiring(
-            tombstone(2, Expected::NoTombstone),
+            tombstone(2, ExpectedRow::NoTombstone),
             Expiration::TimeToLive(10 * MS),
         ),
     )
 }
 
-fn decide(swap: &Swap, standing: &Standing, now: u64) -> Decision {
-    decision(swap, standing, true, at(now))
+fn decide(swap: &Swap, row_state: &RowState, now: u64) -> Decision {
+    decision(swap, row_state, true, at(now))
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn the_expirer_removes_what_is_due_and_nothing_else() {
 fn a_large_put_over_what_expired_meanwhile_commits() {
     let object = mortal();
     let saw = object.expectation(at(5));
-    let gone = Standing::Absent(object.version());
+    let gone = RowState::Absent(object.version());
     let put = tombstone(9, saw);
     assert!(
         matches!(decide(&put, &object, 11), Decision::Commit { orphans, .. } if orphans == [key(1002)])
@@ -145,7 +145,7 @@ fn a_large_put_over_what_expired_meanwhile_commits() {
         "it was deleted before its time"
     );
     let saw_expired = object.expectation(at(11));
-    assert_eq!(saw_expired, Expected::NoTombstone);
+    assert_eq!(saw_expired, ExpectedRow::NoTombstone);
     assert!(matches!(
         decide(&tombstone(9, saw_expired), &object, 12),
         Decision::Commit { .. }
@@ -155,22 +155,22 @@ fn a_large_put_over_what_expired_meanwhile_commits() {
 #[test]
 fn it_makes_no_difference_whether_the_expirer_has_been_by() {
     let object = mortal();
-    let gone = Standing::Absent(object.version());
+    let gone = RowState::Absent(object.version());
     let saw_later_deadline = match object.expectation(at(5)) {
-        Expected::Tombstone { first, .. } => Expected::Tombstone {
+        ExpectedRow::Tombstone { first, .. } => ExpectedRow::Tombstone {
             first,
             expires_at: Some(at(1000)),
         },
-        Expected::NoTombstone => panic!("it is one"),
+        ExpectedRow::NoTombstone => panic!("it is one"),
     };
     for expected in [
-        Expected::NoTombstone,
+        ExpectedRow::NoTombstone,
         object.expectation(at(5)),
         saw_later_deadline,
     ] {
-        let commits = |standing: &Standing| {
+        let commits = |row_state: &RowState| {
             matches!(
-                decide(&tombstone(9, expected), standing, 20),
+                decide(&tombstone(9, expected), row_state, 20),
                 Decision::Commit { .. }
             )
         };
@@ -209,7 +209,7 @@ fn a_read_extends_the_version_it_read_and_no_other() {
         "it has been overwritten"
     );
     assert_eq!(
-        decide(&touch, &Standing::Absent(Version::new(1)), 4),
+        decide(&touch, &RowState::Absent(Version::new(1)), 4),
         Decision::Unchanged
     );
 }
@@ -218,24 +218,24 @@ proptest! {
     /// At any time there is exactly one expiry entry for each row with a deadline, and none beside.
     #[test]
     fn expiry_entries_are_exactly_those_of_the_rows(steps in proptest::collection::vec((0u8..7, 1u64..20), 1..40)) {
-        let mut standing = never();
+        let mut row_state = never();
         let mut entries = BTreeSet::new();
         let mut now = 0;
         for ((kind, pause), number) in steps.into_iter().zip(1u128..) {
             now += pause;
-            let seen = standing.row().map_or(op(number), |row| row.operation);
-            let deadline = crate::rows::Deadline::AfterNow(Duration::from_millis(pause));
+            let seen = row_state.row().map_or(op(number), |row| row.operation);
+            let deadline = crate::records::Deadline::AfterNow(Duration::from_millis(pause));
             let swap = match kind {
                 0 => expiring(inline(number, 1), Expiration::TimeToLive(10 * MS)),
-                1 => expiring(tombstone(number, standing.expectation(at(now))), Expiration::TimeToIdle(15 * MS)),
+                1 => expiring(tombstone(number, row_state.expectation(at(now))), Expiration::TimeToIdle(15 * MS)),
                 2 => inline(number, 5000),
                 3 => doing(number, Mutation::Touch { seen }),
                 4 => doing(number, Mutation::Expire),
                 5 => doing(number, Mutation::Extend(Extension { deadline, may_shorten: true })),
                 _ => delete(number),
             };
-            let decision = decision(&swap, &standing, true, at(now));
-            for (table, key, value) in plan(&swap, &standing, true, at(now)).batch.into_changes() {
+            let decision = decision(&swap, &row_state, true, at(now));
+            for (table, key, value) in plan(&swap, &row_state, true, at(now)).batch.into_ops() {
                 match (table, value) {
                     (Table::Expiry, Some(_)) => prop_assert!(entries.insert(key)),
                     (Table::Expiry, None) => prop_assert!(entries.remove(&key)),
@@ -243,10 +243,10 @@ proptest! {
                 }
             }
             if let Decision::Commit { next, .. } = decision {
-                standing = next;
+                row_state = next;
             }
-            let deadline = standing.row().and_then(|row| row.metadata.expires_at);
-            let expected: Vec<_> = deadline.map(|at| crate::rows::expiry_key(at, &id())).into_iter().collect();
+            let deadline = row_state.row().and_then(|row| row.metadata.expires_at);
+            let expected: Vec<_> = deadline.map(|at| crate::records::expiry_key(at, &id())).into_iter().collect();
             prop_assert_eq!(entries.iter().cloned().collect::<Vec<_>>(), expected);
         }
     }

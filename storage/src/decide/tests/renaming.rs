@@ -20,9 +20,9 @@ fn rename(operation: u128) -> Rename {
 /// States of both objects after a rename, and the tables that its batch changes.
 fn renamed(
     rename: &Rename,
-    from: &Standing,
-    to: &Standing,
-) -> (Standing, Standing, Vec<(Table, bool)>) {
+    from: &RowState,
+    to: &RowState,
+) -> (RowState, RowState, Vec<(Table, bool)>) {
     let plan = rename.decide(from, to, at(1));
     let [(from_id, from_after), (to_id, to_after)] = &plan.rows[..] else {
         panic!("expected a commit, got {plan:?}")
@@ -32,7 +32,7 @@ fn renamed(
 }
 
 /// Object and state of a conflict.
-fn conflict(plan: &Plan<Option<Written>>) -> (String, Option<Current>) {
+fn conflict(plan: &Plan<Option<PutResult>>) -> (String, Option<ObjectVersion>) {
     let error = plan.reply.as_ref().unwrap_err();
     assert!(plan.batch.is_empty() && plan.event == Some(Event::Conflict));
     let ErrorKind::Conflict { current } = error.kind() else {
@@ -43,11 +43,11 @@ fn conflict(plan: &Plan<Option<Written>>) -> (String, Option<Current>) {
 
 #[test]
 fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
-    let large = after(&never(), &tombstone(2, Expected::NoTombstone));
+    let large = after(&never(), &tombstone(2, ExpectedRow::NoTombstone));
     let (from, to, changed) = renamed(&rename(3), &large, &never());
     assert_eq!(
         (from, to.version()),
-        (Standing::Absent(Version::new(1)), Version::new(1))
+        (RowState::Absent(Version::new(1)), Version::new(1))
     );
     let row = to.row().unwrap();
     assert_eq!(
@@ -70,7 +70,7 @@ fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
         to: id(),
         ..rename(4)
     };
-    let (_, home, _) = renamed(&back, &to, &Standing::Absent(Version::new(1)));
+    let (_, home, _) = renamed(&back, &to, &RowState::Absent(Version::new(1)));
     let Body::Tombstone(manifest) = &home.row().unwrap().body else {
         panic!("still a tombstone")
     };
@@ -79,8 +79,8 @@ fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
 
 #[test]
 fn a_rename_over_another_object_queues_what_that_one_named() {
-    let large = after(&never(), &tombstone(2, Expected::NoTombstone));
-    let replaced = after(&never(), &tombstone(5, Expected::NoTombstone));
+    let large = after(&never(), &tombstone(2, ExpectedRow::NoTombstone));
+    let replaced = after(&never(), &tombstone(5, ExpectedRow::NoTombstone));
     let (_, to, changed) = renamed(&rename(9), &large, &replaced);
     assert_eq!(
         (to.version(), to.row().unwrap().revisions()),
@@ -142,7 +142,7 @@ fn the_new_name_is_created_when_it_came_to_be_and_modified_now() {
     let one = after(&never(), &inline(1, 1));
     for (to, created) in [(never(), at(50)), (after(&never(), &inline(2, 1)), at(1))] {
         let decision = rename(3).decide(&one, &to, at(50));
-        let Standing::Present(row) = &decision.rows[1].1 else {
+        let RowState::Present(row) = &decision.rows[1].1 else {
             panic!("the object is renamed")
         };
         assert_eq!(

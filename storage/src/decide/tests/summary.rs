@@ -6,7 +6,7 @@ use super::*;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Commit {
-        next: Standing,
+        next: RowState,
         orphans: Vec<RevisionKey>,
         existed: bool,
     },
@@ -14,7 +14,7 @@ pub(super) enum Decision {
         orphans: Vec<RevisionKey>,
     },
     Conflict {
-        current: Option<Current>,
+        current: Option<ObjectVersion>,
         orphans: Vec<RevisionKey>,
     },
     Already,
@@ -29,22 +29,22 @@ pub(super) enum Verdict {
     Begin,
     File,
     Complete {
-        next: Standing,
+        next: RowState,
         orphans: Vec<RevisionKey>,
-        session: Session,
-        written: Written,
+        session: UploadRecord,
+        written: PutResult,
     },
     Supersede {
         orphans: Vec<RevisionKey>,
-        written: Written,
+        written: PutResult,
     },
-    Replay(Written),
+    Replay(PutResult),
     End {
         orphans: Vec<RevisionKey>,
-        session: Option<Session>,
+        session: Option<UploadRecord>,
     },
     Unchanged,
-    Conflict(Option<Current>),
+    Conflict(Option<ObjectVersion>),
     Refuse {
         error: Error,
         orphans: Vec<RevisionKey>,
@@ -54,12 +54,12 @@ pub(super) enum Verdict {
 
 pub(super) fn plan(
     swap: &Swap,
-    standing: &Standing,
+    row_state: &RowState,
     change_is_live: bool,
     now: Timestamp,
 ) -> Plan<SwapReply> {
     let view = SwapView {
-        standing: standing.clone(),
+        row_state: row_state.clone(),
         is_unreadable: false,
         change_is_live,
     };
@@ -68,11 +68,11 @@ pub(super) fn plan(
 
 pub(super) fn decision(
     swap: &Swap,
-    standing: &Standing,
+    row_state: &RowState,
     change_is_live: bool,
     now: Timestamp,
 ) -> Decision {
-    let plan = plan(swap, standing, change_is_live, now);
+    let plan = plan(swap, row_state, change_is_live, now);
     let orphans = orphans(&plan.batch);
     let settles = matches!(swap.mutation, Mutation::Tombstone { .. });
     match (&plan.reply, plan.event, plan.effect) {
@@ -89,7 +89,7 @@ pub(super) fn decision(
             Decision::Fenced
         }
         (Ok(reply), Some(Event::Superseded), Effect::Commits) => {
-            assert_eq!(reply.written(), Written::SUPERSEDED);
+            assert_eq!(reply.written(), PutResult::SUPERSEDED);
             assert_eq!(plan.settled, [swap.operation]);
             Decision::Supersede { orphans }
         }
@@ -124,16 +124,16 @@ pub(super) fn decision(
     }
 }
 
-pub(super) fn verdict(swap: &SessionSwap, view: &SessionView, now: Timestamp) -> Verdict {
+pub(super) fn verdict(swap: &UploadStep, view: &UploadView, now: Timestamp) -> Verdict {
     let plan = swap.decide(view, now);
     let orphans = orphans(&plan.batch);
     let put = |wanted: &[u8]| {
-        let ops = plan.batch.changes().iter();
-        let mut values = ops.filter(|(table, key, _)| *table == Table::Sessions && key == wanted);
+        let ops = plan.batch.ops().iter();
+        let mut values = ops.filter(|(table, key, _)| *table == Table::Uploads && key == wanted);
         values.next_back().and_then(|(.., value)| value.clone())
     };
-    let session =
-        put(&session_key(&swap.id, &swap.upload)).map(|value| Session::decode(&value).unwrap());
+    let session = put(&upload_record_key(&swap.id, &swap.upload))
+        .map(|value| UploadRecord::decode(&value).unwrap());
     match (plan.reply, plan.event, plan.effect) {
         (Err(error), Some(Event::Conflict), Effect::Nothing) => match error.kind() {
             ErrorKind::Conflict { current } => Verdict::Conflict(current),
@@ -155,13 +155,13 @@ pub(super) fn verdict(swap: &SessionSwap, view: &SessionView, now: Timestamp) ->
             reply.map_or(Verdict::Unchanged, Verdict::Replay)
         }
         (Ok(None), event, Effect::Commits) => match &swap.mutation {
-            SessionMutation::Initiate(_) => Verdict::Begin,
-            SessionMutation::Part { .. } => Verdict::File,
-            SessionMutation::Abort { .. } | SessionMutation::Expire => {
+            UploadMutation::Initiate(_) => Verdict::Begin,
+            UploadMutation::Part { .. } => Verdict::File,
+            UploadMutation::Abort { .. } | UploadMutation::Expire => {
                 assert_eq!(event.is_some(), session.is_none());
                 Verdict::End { orphans, session }
             }
-            SessionMutation::Complete { .. } => panic!("a completion has a result"),
+            UploadMutation::Complete { .. } => panic!("a completion has a result"),
         },
         other => panic!("{other:?}"),
     }
@@ -170,7 +170,7 @@ pub(super) fn verdict(swap: &SessionSwap, view: &SessionView, now: Timestamp) ->
 /// Returns the revisions that a batch queues.
 fn orphans(batch: &Batch) -> Vec<RevisionKey> {
     let queued = batch
-        .changes()
+        .ops()
         .iter()
         .filter(|(table, ..)| *table == Table::Orphans);
     queued

@@ -20,8 +20,8 @@ use super::journals::{self, Scanned, Verdict};
 use super::manifest::{self, Depth};
 use super::mark::{self, Mark, MarkFile, Reading};
 use crate::directory_sync::sync_directory_at;
-use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Result};
 
 /// File name of the high-water mark.
 pub(super) const HIGH_WATER: &str = "high-water";
@@ -42,7 +42,7 @@ pub(super) struct Checked {
 
 /// Unchanged store that has passed the check.
 #[derive(Debug)]
-pub(super) struct Looked {
+pub(super) struct Inspected {
     mark: Option<Mark>,
     /// Journals, in order.
     pub(super) scanned: Vec<Scanned>,
@@ -63,7 +63,7 @@ pub(super) fn before_open(
     keyspaces: &[u64],
     modes: Modes,
 ) -> Result<Checked> {
-    let Looked {
+    let Inspected {
         mark,
         scanned,
         tail,
@@ -93,7 +93,7 @@ pub(super) fn before_open(
 ///
 /// # Errors
 /// As [`before_open`].
-pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<Looked> {
+pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<Inspected> {
     for id in keyspaces {
         let keyspace = database.join("keyspaces").join(id.to_string());
         let checked = manifest::flaws(&keyspace, Depth::Ends);
@@ -119,7 +119,7 @@ pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<L
             return Err(corrupt(format!("{} {WAYS_OUT}", told(&wrong, database))));
         }
     };
-    Ok(Looked {
+    Ok(Inspected {
         mark,
         scanned,
         tail,

@@ -3,7 +3,7 @@
 //!
 //! 1. lock the original and copy all its files; no byte of the original changes
 //! 2. journals: keep the intact batches, so that fjall reads all of them; number without gaps
-//! 3. tables, blob files and manifests: repair them so that fjall can open them (`mend.rs`)
+//! 3. tables, blob files and manifests: repair them so that fjall can open them (`repair.rs`)
 //! 4. open the copy without background threads: damage would stop a compaction
 
 use std::fs::{self, File, TryLockError};
@@ -16,11 +16,11 @@ use super::journal::Journal;
 use super::journals::{self, Scanned, Verdict};
 use super::manifest::{self, Depth, Flaw};
 use super::mark::{self, Reading};
-use super::mend::{self, LostFile};
+use super::repair::{self, LostFile};
 use super::{FjallIndex, FjallOptions, Table, database};
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Result};
 
 /// Copy of an index, open for reads.
 pub struct IndexCopy {
@@ -87,10 +87,11 @@ fn repair_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
         let Some(&id) = keyspaces.get(table.name()) else {
             continue;
         };
-        let losses = match mend::keyspace(&creation::keyspace(&database, id)).map_err(unreadable)? {
-            Ok(losses) => losses,
-            Err(flaw) => return Err(unrepairable(&flaw, &database, &creation::database(dir))),
-        };
+        let losses =
+            match repair::keyspace(&creation::keyspace(&database, id)).map_err(unreadable)? {
+                Ok(losses) => losses,
+                Err(flaw) => return Err(unrepairable(&flaw, &database, &creation::database(dir))),
+            };
         lost.extend(losses.into_iter().map(|(file, why)| {
             let file = PathBuf::from(format!("keyspaces/{id}/tables/{file}"));
             LostFile { table, file, why }

@@ -27,8 +27,8 @@ use super::Table;
 use super::check::{self, Checked};
 use super::reserve::RESERVE;
 use crate::directory_sync::sync_directory_at;
-use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Result};
 
 pub(super) const LOCK: &str = "lock";
 const STORE: &str = "store";

@@ -11,7 +11,7 @@ use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSepara
 use super::creation::Keyspaces;
 use super::failure::failed;
 use super::{FjallOptions, MIB, Table};
-use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Minimal size of a payload that is stored apart from its key, so that a compaction does not
 /// rewrite it, in bytes.
@@ -37,7 +37,7 @@ impl Tables {
             payloads: keyspace(Table::Payloads)?,
             changes: keyspace(Table::Changes)?,
             orphans: keyspace(Table::Orphans)?,
-            sessions: keyspace(Table::Sessions)?,
+            sessions: keyspace(Table::Uploads)?,
             expiry: keyspace(Table::Expiry)?,
             meta: keyspace(Table::Meta)?,
         })
@@ -49,7 +49,7 @@ impl Tables {
             Table::Payloads => &self.payloads,
             Table::Changes => &self.changes,
             Table::Orphans => &self.orphans,
-            Table::Sessions => &self.sessions,
+            Table::Uploads => &self.sessions,
             Table::Expiry => &self.expiry,
             Table::Meta => &self.meta,
         }
@@ -125,7 +125,7 @@ fn keyspace(database: &Database, table: Table) -> Result<Keyspace> {
             Table::Rows
             | Table::Changes
             | Table::Orphans
-            | Table::Sessions
+            | Table::Uploads
             | Table::Expiry
             | Table::Meta => plain,
         }

@@ -11,8 +11,8 @@ use fjall::Readable;
 use super::Store;
 use super::failure::{caught, failed};
 use crate::env::Env;
-use crate::error::{Error, ErrorKind};
 use crate::index::Table;
+use crate::types::{Error, ErrorKind};
 
 /// Maximal duration of the search. The callers of the failed commit wait for it.
 const TIME_MAX: Duration = Duration::from_secs(5);

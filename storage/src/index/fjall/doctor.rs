@@ -13,7 +13,7 @@ use super::creation::{self, FJALL_META_KEYSPACE, unavailable};
 use super::journals::{self, Scanned, Verdict};
 use super::manifest::{self, Depth};
 use super::mark::{self, Mark, Reading};
-use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result};
 
 mod diagnosis;
 

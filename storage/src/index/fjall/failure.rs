@@ -7,7 +7,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Runs a read of fjall, and converts its panic to [`ErrorKind::Corrupt`]. fjall panics at some
 /// kinds of damage.

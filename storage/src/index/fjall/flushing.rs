@@ -2,7 +2,7 @@
 
 use super::failure::failed;
 use super::{FjallIndex, Table};
-use crate::error::Result;
+use crate::types::Result;
 
 impl FjallIndex {
     /// Writes all data in memory to tables, as fjall does itself after some megabytes. Blocks on

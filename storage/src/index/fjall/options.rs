@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Result};
 
 pub(super) const MIB: u64 = 1024 * 1024;
 

@@ -21,8 +21,8 @@ use super::Store;
 use super::database::Tables;
 use super::failure::failed;
 use super::space::Space;
-use crate::error::{Error, ErrorKind, Result};
 use crate::index::{Batch, Table};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Pause before the next check of fjall, or of a reader.
 const PAUSE: Duration = Duration::from_millis(10);

@@ -16,8 +16,8 @@ use std::path::Path;
 
 use super::space::Space;
 use crate::directory_sync::sync_directory_at;
-use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Result};
 
 /// Minimum size of the journals for which sealing is worthwhile, in bytes.
 const BYTES_MIN: u64 = 256 * 1024;

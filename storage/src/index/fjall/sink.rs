@@ -16,9 +16,9 @@ use fjall::{OwnedWriteBatch, PersistMode};
 use super::space::Space;
 use super::{Store, diagnosis};
 use crate::env::Env;
-use crate::error::Result;
 use crate::index::Table;
-use crate::index::committer::{Changes, Sink};
+use crate::index::group_commit::{Changes, Sink};
+use crate::types::Result;
 
 /// Writes a group of batches as one fjall batch.
 pub(super) struct FjallSink {

@@ -26,9 +26,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::reserve::Reserve;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Reason, Result};
 use crate::index::{SpaceStats, no_space};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Reason, Result};
 
 const MIB: u64 = 1024 * 1024;
 /// Divisor of the disk size: the reserve and the margin are each at most this fraction of the disk.

@@ -20,8 +20,8 @@ use super::space::Space;
 use super::view::Held;
 use super::walk::Walker;
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
 use crate::index::{KEY_BYTES_MAX, Range, Table};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Shared reference to the store, `None` after a close.
 #[derive(Clone)]

@@ -17,9 +17,9 @@ use super::failure::caught;
 use super::space::Space;
 use super::{Slot, reclaim};
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
-use crate::index::committer::Committer;
+use crate::index::group_commit::Committer;
 use crate::index::{Batch, CommitError};
+use crate::types::{Error, ErrorKind, Result};
 
 /// Time limit for a commit. While the index opens, no other component detects a stuck commit.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);

@@ -25,14 +25,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::check::{self, Looked};
+use super::check::{self, Inspected};
 use super::creation::{self, Lock, unavailable};
 use super::journal::copy_intact;
 use super::space::Space;
 use super::{FjallIndex, FjallOptions, Opened, database, journals};
 use crate::env::Env;
-use crate::error::{Error, ErrorKind, Result};
 use crate::modes::Modes;
+use crate::types::{Error, ErrorKind, Result};
 
 /// Prefix of the name of a view's directory.
 const PREFIX: &str = "cenotaph-view-";
@@ -157,7 +157,7 @@ impl Drop for View {
 }
 
 /// Copies the journals and the small files of the database to the view, and links the others.
-fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Looked) -> io::Result<()> {
+fn fill(view: &Path, original: &Path, keyspaces: &[u64], looked: &Inspected) -> io::Result<()> {
     let modes = Modes::default();
     // A link with a relative target would be resolved from the view.
     let original = &fs::canonicalize(original)?;

@@ -11,8 +11,8 @@ use super::gaps::{Found, behind};
 use super::published::State;
 use super::{KEY_BYTES_MAX, Store};
 use crate::env::Env;
-use crate::error::Result;
 use crate::index::{Page, Range, Table};
+use crate::types::Result;
 
 /// Scanner of one state of the index.
 pub(super) struct Walker<'a> {

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use cenotaph::{Body, Config, Engine, Env, Outcome, SplitLimits, Written};
+use cenotaph::{Body, Config, Engine, Env, Outcome, PutResult, SplitLimits};
 use cenotaph_tests::store::{payload, quick};
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ async fn in_parts(
     number: Number,
     bytes: usize,
     chance: &mut Chance,
-) -> cenotaph::Result<Written> {
+) -> cenotaph::Result<PutResult> {
     let content = content(number, bytes);
     let part_bytes = content.len().div_ceil(chance.between(1, 4));
     let upload = engine

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Engine, Env, Etag, Index, Object, Outcome, Version, Write};
+use cenotaph::{BatchWrite, Engine, Env, Etag, Index, Object, Outcome, Version};
 use cenotaph_storage::blobs::{self, BlobOptions, BlobTier};
 use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
 use cenotaph_tests::store::{self, payload};
@@ -281,7 +281,8 @@ impl Client {
     async fn step(self, engine: &Engine, stand: Stand) -> Stand {
         let keys = self.keys();
         let step = stand.step + 1;
-        let put = |key: &String| Write::put(key, step.to_string()).custom("step", step.to_string());
+        let put =
+            |key: &String| BatchWrite::put(key, step.to_string()).custom("step", step.to_string());
         match self {
             Self::Pair(_) => {
                 let writes =

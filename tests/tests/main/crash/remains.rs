@@ -11,7 +11,7 @@ use cenotaph::Index;
 use cenotaph_storage::RevisionId;
 use cenotaph_storage::blobs::BlobTier;
 use cenotaph_storage::index::{Page, Range, Table};
-use cenotaph_storage::rows::Change;
+use cenotaph_storage::records::Change;
 use cenotaph_tests::store;
 use cenotaph_tests::tables::{Uploads, assert_beside_rows};
 

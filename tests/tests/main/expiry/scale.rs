@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cenotaph::{Checksum, Config, Env, Expiration, Metadata, ObjectId, Timestamp};
 use cenotaph_storage::index::{Batch, Index, Table};
-use cenotaph_storage::rows::{Attributes, Body, Row, expiry_key, expiry_value};
+use cenotaph_storage::records::{Attributes, Body, Row, expiry_key, expiry_value};
 use cenotaph_tests::store::{Store, quick};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);

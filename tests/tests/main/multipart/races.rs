@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use cenotaph::{ActorKind, ErrorKind, Outcome, Reason, Result, Upload, UploadedPart, Written};
-use cenotaph_storage::Seam;
+use cenotaph::{ActorKind, ErrorKind, Outcome, PutResult, Reason, Result, Upload, UploadedPart};
+use cenotaph_storage::SyncPoint;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use tokio::task::JoinHandle;
 
@@ -25,7 +25,7 @@ fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> 
     clippy::disallowed_methods,
     reason = "the rule applies to code under test only"
 )]
-fn start_completion(upload: &Upload) -> JoinHandle<Result<Written>> {
+fn start_completion(upload: &Upload) -> JoinHandle<Result<PutResult>> {
     let complete = upload.complete();
     tokio::spawn(async move { complete.await })
 }
@@ -42,7 +42,7 @@ async fn begun() -> (Store, Upload) {
 async fn part_that_loses_to_the_end_of_its_upload_leaves_no_blob() {
     for is_abort in [true, false] {
         let (store, begun) = begun().await;
-        let mut finished = store.stage.hold(Seam::UploadAfterClose);
+        let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
         let late = start_part(&begun, 2);
         finished.arrived().await;
         let expected = if is_abort {
@@ -64,7 +64,7 @@ async fn part_that_loses_to_the_end_of_its_upload_leaves_no_blob() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_completions_get_one_outcome() {
     let (store, begun) = begun().await;
-    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    let mut deciding = store.stage.hold(SyncPoint::ShardBeforeDecide);
     let first = start_completion(&begun);
     deciding.arrived().await;
     let rivals: Vec<_> = (0..8).map(|_| start_completion(&begun)).collect();
@@ -84,7 +84,7 @@ async fn concurrent_completions_get_one_outcome() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn completion_that_loses_to_a_newer_write_is_superseded() {
     let (store, begun) = begun().await;
-    let mut read = store.stage.hold(Seam::CompleteBeforeSwap);
+    let mut read = store.stage.hold(SyncPoint::CompleteBeforeSwap);
     let losing = start_completion(&begun);
     read.arrived().await;
     store.engine.put("k", payload(9, BYTES)).await.unwrap();
@@ -116,27 +116,27 @@ async fn completion_overwrites_earlier_writes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn part_killed_before_its_commit_changes_nothing() {
-    let seams = [
-        Seam::UploadBeforeRecord,
-        Seam::UploadAfterRecord,
-        Seam::UploadMidStream,
-        Seam::UploadBeforeClose,
-        Seam::UploadAfterBlob,
-        Seam::UploadAfterClose,
+    let sync_points = [
+        SyncPoint::UploadBeforeRecord,
+        SyncPoint::UploadAfterRecord,
+        SyncPoint::UploadMidStream,
+        SyncPoint::UploadBeforeClose,
+        SyncPoint::UploadAfterBlob,
+        SyncPoint::UploadAfterClose,
     ];
-    for seam in seams {
+    for sync_point in sync_points {
         let (store, begun) = begun().await;
         let before = begun.parts().await.unwrap();
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let part = start_part(&begun, 1);
         held.arrived().await;
         assert!(store.engine.kill(ActorKind::EveryUpload));
         assert_eq!(
             part.await.unwrap().unwrap_err().kind(),
             ErrorKind::Unavailable,
-            "{seam:?}"
+            "{sync_point:?}"
         );
-        assert_eq!(begun.parts().await.unwrap(), before, "{seam:?}");
+        assert_eq!(begun.parts().await.unwrap(), before, "{sync_point:?}");
         begun.complete().await.unwrap();
         assert!(store.bytes("k").await.unwrap() == payload(1, BYTES));
         store.assert_settled().await;
@@ -145,15 +145,15 @@ async fn part_killed_before_its_commit_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn step_of_a_killed_shard_takes_effect_once() {
-    for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
+    for sync_point in [SyncPoint::ShardBeforeDecide, SyncPoint::ShardAfterSubmit] {
         let (store, begun) = begun().await;
         let shard = ActorKind::Shard(store.engine.shard_of("k").unwrap());
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let part = start_part(&begun, 2);
         held.arrived().await;
         assert!(store.engine.kill(shard));
         part.await.unwrap().unwrap();
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let completion = start_completion(&begun);
         held.arrived().await;
         assert!(store.engine.kill(shard));
@@ -161,7 +161,7 @@ async fn step_of_a_killed_shard_takes_effect_once() {
         assert_eq!(
             (written.outcome, written.version.unwrap().get()),
             (Outcome::Applied, 1),
-            "{seam:?}"
+            "{sync_point:?}"
         );
         assert!(store.bytes("k").await.unwrap() == [payload(1, BYTES), payload(2, BYTES)].concat());
         store.assert_settled().await;
@@ -171,14 +171,14 @@ async fn step_of_a_killed_shard_takes_effect_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dropped_caller_cancels_a_part_but_no_completion() {
     let (store, begun) = begun().await;
-    let mut streaming = store.stage.hold(Seam::UploadMidStream);
+    let mut streaming = store.stage.hold(SyncPoint::UploadMidStream);
     let part = start_part(&begun, 2);
     streaming.arrived().await;
     part.abort();
     assert!(part.await.unwrap_err().is_cancelled());
     streaming.release();
     store.assert_settled().await;
-    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    let mut deciding = store.stage.hold(SyncPoint::ShardBeforeDecide);
     let completion = start_completion(&begun);
     deciding.arrived().await;
     completion.abort();
@@ -204,7 +204,7 @@ async fn dropped_caller_cancels_a_part_but_no_completion() {
 async fn one_of_different_concurrent_completions_wins() {
     let (store, begun) = begun().await;
     let second = begun.part(2, payload(2, BYTES)).await.unwrap();
-    let mut deciding = store.stage.hold(Seam::ShardBeforeDecide);
+    let mut deciding = store.stage.hold(SyncPoint::ShardBeforeDecide);
     let first = start_completion(&begun);
     deciding.arrived().await;
     let other = begun.complete().part(2, second.etag);
@@ -231,12 +231,12 @@ async fn upload_that_expires_during_a_step_leaves_nothing() {
     for completes in [false, true] {
         let (store, begun) = begun().await;
         store.stage.stop_clock();
-        let seam = if completes {
-            Seam::CompleteBeforeSwap
+        let sync_point = if completes {
+            SyncPoint::CompleteBeforeSwap
         } else {
-            Seam::UploadAfterClose
+            SyncPoint::UploadAfterClose
         };
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let part = (!completes).then(|| start_part(&begun, 2));
         let completion = completes.then(|| start_completion(&begun));
         held.arrived().await;
@@ -281,7 +281,7 @@ async fn concurrently_ending_uploads_take_turns() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upload_continues_after_a_crash() {
     let (store, begun) = begun().await;
-    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let _part = start_part(&begun, 2);
     finished.arrived().await;
     let id = begun.upload_id().to_string();

@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use cenotaph::{ActorKind, Body, Checksum, ErrorKind, Outcome, SplitLimits};
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::Table;
-use cenotaph_storage::rows::{Body as RowBody, Row};
+use cenotaph_storage::records::{Body as RowBody, Row};
 use cenotaph_tests::faulty::{Fault, Op};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use futures::stream;
@@ -139,13 +139,13 @@ async fn failure_between_two_blobs_keeps_the_old_object() {
         let error = store.engine.put("k", new.clone()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{op:?} {fault:?}");
     }
-    for seam in [
-        Seam::UploadMidStream,
-        Seam::UploadBeforeClose,
-        Seam::UploadAfterBlob,
-        Seam::UploadAfterClose,
+    for sync_point in [
+        SyncPoint::UploadMidStream,
+        SyncPoint::UploadBeforeClose,
+        SyncPoint::UploadAfterBlob,
+        SyncPoint::UploadAfterClose,
     ] {
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let put = store.engine.put("k", new.clone());
         #[expect(
             clippy::disallowed_methods,
@@ -157,7 +157,7 @@ async fn failure_between_two_blobs_keeps_the_old_object() {
         assert_eq!(
             put.await.unwrap().unwrap_err().kind(),
             ErrorKind::Unavailable,
-            "{seam:?}"
+            "{sync_point:?}"
         );
     }
     assert!(store.bytes("k").await.unwrap() == old);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{
-    Body, Engine, Error, ErrorKind, Namespace, NamespaceLimits, ObjectId, Result, Write,
+    BatchWrite, Body, Engine, Error, ErrorKind, Namespace, NamespaceLimits, ObjectId, Result,
 };
 use cenotaph_sim::{Controls, Faults, Odds, Schedule, Sim};
 use cenotaph_tests::store::{Store, payload, quick};
@@ -276,8 +276,8 @@ async fn refused_operations_cost_no_tokens() {
     engine.limit_namespace(&limited(), rates).unwrap();
     for _ in 0..3 {
         let writes = [
-            Write::put(id("a"), vec![0u8; 1000]),
-            Write::put(&in_off, "x"),
+            BatchWrite::put(id("a"), vec![0u8; 1000]),
+            BatchWrite::put(&in_off, "x"),
         ];
         assert_eq!(
             engine.atomic(writes).await.unwrap_err().kind(),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use cenotaph::{ActorKind, Engine, ErrorKind, Operation, Reason, Write};
+use cenotaph::{ActorKind, BatchWrite, Engine, ErrorKind, Operation, Reason};
 use cenotaph_tests::store::{payload, quick};
 use futures::StreamExt;
 use tempfile::TempDir;
@@ -55,7 +55,7 @@ async fn every_write_is_refused_and_changes_nothing() {
     refused("copy", reader.copy("idle", "copy").await);
     refused("copy of nothing", reader.copy("absent", "copy").await);
     refused("rename", reader.rename("idle", "moved").await);
-    refused("atomic", reader.atomic([Write::put("new", "x")]).await);
+    refused("atomic", reader.atomic([BatchWrite::put("new", "x")]).await);
     let keep = async |_| Ok::<_, std::io::Error>(cenotaph::Update::Keep);
     refused("update", reader.update("idle", keep).await);
     refused("multipart", reader.multipart("other").await);
@@ -70,7 +70,7 @@ async fn every_write_is_refused_and_changes_nothing() {
     refused("scrub that drops", reader.scrub().drop_damaged().await);
     let operations = [
         Operation::head("idle"),
-        Write::put("new", "x").into(),
+        BatchWrite::put("new", "x").into(),
         Operation::get("idle"),
     ];
     let mut replies: Vec<_> = reader

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use cenotaph::Config;
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::Table;
-use cenotaph_storage::rows::expiry_key;
+use cenotaph_storage::records::expiry_key;
 use cenotaph_tests::store::{Store, payload, quick};
 
 use super::{
@@ -15,10 +15,10 @@ use super::{
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_work_is_no_damage() {
     let store = store().await;
-    let mut finished = store.stage.hold(Seam::UploadAfterClose);
+    let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let upload = spawn_put(&store, "uploading");
     finished.arrived().await;
-    let mut expiring = store.stage.hold(Seam::ExpirerBeforeRemove);
+    let mut expiring = store.stage.hold(SyncPoint::ExpirerBeforeRemove);
     store
         .engine
         .put("expired", payload(6, LARGE))
@@ -26,7 +26,7 @@ async fn running_work_is_no_damage() {
         .await
         .unwrap();
     expiring.arrived().await;
-    let mut sweeping = store.stage.hold(Seam::SweeperBeforeDelete);
+    let mut sweeping = store.stage.hold(SyncPoint::SweeperBeforeDelete);
     store.engine.put("large", payload(3, 10)).await.unwrap();
     sweeping.arrived().await;
     let report = scrub(&store, Mode::Drop).await;
@@ -87,7 +87,7 @@ async fn concurrent_writes_cause_no_false_finding() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shard_killed_during_a_repair_repairs_later() {
-    for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
+    for sync_point in [SyncPoint::ShardBeforeDecide, SyncPoint::ShardAfterSubmit] {
         for key in ["mortal", "large"] {
             let store = store().await;
             let deadline = row(&store, "mortal").await.metadata.expires_at.unwrap();
@@ -102,7 +102,7 @@ async fn shard_killed_during_a_repair_repairs_later() {
                 })
                 .await;
             }
-            let mut repairing = store.stage.hold(seam);
+            let mut repairing = store.stage.hold(sync_point);
             let engine = store.engine.clone();
             #[expect(
                 clippy::disallowed_methods,
@@ -124,7 +124,7 @@ async fn shard_killed_during_a_repair_repairs_later() {
             let report = scrubbing.await.unwrap();
             assert!(
                 report.found >= 1 && report.left() == 0,
-                "{seam:?} {key} {report:?}"
+                "{sync_point:?} {key} {report:?}"
             );
             assert_clean(&store).await;
         }
@@ -138,7 +138,7 @@ async fn dropped_scrub_does_no_harm() {
         batch.put(Table::Rows, id("large").encoded().clone(), "\x02")
     })
     .await;
-    let mut repairing = store.stage.hold(Seam::ShardBeforeDecide);
+    let mut repairing = store.stage.hold(SyncPoint::ShardBeforeDecide);
     let scrubbing = store.engine.scrub().grace(Duration::ZERO).drop_damaged();
     tokio::select! {
         _ = scrubbing => panic!("the shard is held"),

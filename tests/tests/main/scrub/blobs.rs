@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Fate, ScrubDepth};
+use cenotaph::{RepairOutcome, ScrubDepth};
 use cenotaph_storage::index::Table;
-use cenotaph_storage::rows::BlockChecksums;
+use cenotaph_storage::records::BlockChecksums;
 use cenotaph_storage::{BLOCK_BYTES, Checksum, RevisionId, RevisionKey};
 use cenotaph_tests::faulty::{Fault, Op};
 use cenotaph_tests::store::{Store, blobs, payload};
@@ -26,7 +26,7 @@ async fn missing_blob_is_found_at_any_depth_and_dropped() {
             .depth(ScrubDepth::Presence)
             .await
             .unwrap();
-        assert_eq!(names(&shallow), [("missing-blob", Fate::Left)]);
+        assert_eq!(names(&shallow), [("missing-blob", RepairOutcome::Left)]);
         assert_dropped(&store, key, "missing-blob").await;
     }
 }
@@ -67,7 +67,7 @@ async fn truncated_blob_is_found_at_any_depth() {
         .depth(ScrubDepth::Presence)
         .await
         .unwrap();
-    assert_eq!(names(&shallow), [("corrupt-blob", Fate::Left)]);
+    assert_eq!(names(&shallow), [("corrupt-blob", RepairOutcome::Left)]);
     assert_dropped(&store, "large", "corrupt-blob").await;
 }
 
@@ -109,7 +109,7 @@ async fn missing_payload_is_found_at_any_depth() {
         .depth(ScrubDepth::Presence)
         .await
         .unwrap();
-    assert_eq!(names(&shallow), [("missing-payload", Fate::Left)]);
+    assert_eq!(names(&shallow), [("missing-payload", RepairOutcome::Left)]);
     assert_dropped(&store, "separate", "missing-payload").await;
 }
 
@@ -179,12 +179,12 @@ async fn repair_of_an_empty_store_keeps_unknown_blobs() {
     };
     write_blob(&store, &extra);
     assert_eq!(
-        names(&scrub(&store, Mode::Repair).await),
-        [("unknown-blob", Fate::Left)]
+        names(&scrub(&store, Mode::RepairLevel).await),
+        [("unknown-blob", RepairOutcome::Left)]
     );
     assert_eq!(
         names(&scrub(&store, Mode::Drop).await),
-        [("unknown-blob", Fate::Repaired)]
+        [("unknown-blob", RepairOutcome::Repaired)]
     );
     assert_clean(&store).await;
 }
@@ -196,7 +196,7 @@ async fn foreign_file_is_reported_and_kept() {
     std::fs::write(&foreign, "not ours").unwrap();
     assert_eq!(
         names(&scrub(&store, Mode::Drop).await),
-        [("foreign-blob", Fate::Left)]
+        [("foreign-blob", RepairOutcome::Left)]
     );
     assert!(foreign.exists());
 }
@@ -206,8 +206,8 @@ async fn unreadable_blob_is_reported_and_kept() {
     let store = store().await;
     store.faults.fail_always(Op::Read, Fault::Before);
     let unreadable = [
-        ("unreadable-blob", Fate::Left),
-        ("unreadable-blob", Fate::Left),
+        ("unreadable-blob", RepairOutcome::Left),
+        ("unreadable-blob", RepairOutcome::Left),
     ];
     assert_eq!(names(&scrub(&store, Mode::Drop).await), unreadable);
     store.faults.heal();

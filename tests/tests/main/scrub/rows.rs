@@ -1,9 +1,9 @@
 //! Damage to rows, expiry entries, payload entries and last versions.
 
 use bytes::Bytes;
-use cenotaph::Fate;
+use cenotaph::RepairOutcome;
 use cenotaph_storage::index::Table;
-use cenotaph_storage::rows::{expiry_key, expiry_value, floor_key, write_floor};
+use cenotaph_storage::records::{encode_last_version, expiry_key, expiry_value, last_version_key};
 use cenotaph_storage::{RevisionId, RevisionKey, Timestamp, Version};
 use cenotaph_tests::store::{blobs, payload};
 
@@ -29,8 +29,8 @@ async fn broken_row_keeps_every_blob_until_it_is_dropped() {
         .await;
         let before = blobs(&store.blobs).await;
         assert_eq!(
-            names(&scrub(&store, Mode::Repair).await)[0],
-            ("broken-row", Fate::Left),
+            names(&scrub(&store, Mode::RepairLevel).await)[0],
+            ("broken-row", RepairOutcome::Left),
             "{key}"
         );
         assert_eq!(
@@ -41,7 +41,7 @@ async fn broken_row_keeps_every_blob_until_it_is_dropped() {
         let dropped = scrub(&store, Mode::Drop).await;
         assert_eq!(
             (names(&dropped)[0], dropped.left()),
-            (("broken-row", Fate::Repaired), 0),
+            (("broken-row", RepairOutcome::Repaired), 0),
             "{key}: {dropped:?}"
         );
         assert_clean(&store).await;
@@ -67,11 +67,11 @@ async fn broken_row_withholds_repairs_of_what_it_may_name() {
     };
     write_blob(&store, &extra);
     let kept = [
-        ("broken-row", Fate::Left),
-        ("payload-without-row", Fate::Withheld),
-        ("unknown-blob", Fate::Withheld),
+        ("broken-row", RepairOutcome::Left),
+        ("payload-without-row", RepairOutcome::Withheld),
+        ("unknown-blob", RepairOutcome::Withheld),
     ];
-    assert_eq!(names(&scrub(&store, Mode::Repair).await), kept);
+    assert_eq!(names(&scrub(&store, Mode::RepairLevel).await), kept);
     assert_eq!(scrub(&store, Mode::Drop).await.left(), 0);
     assert_clean(&store).await;
 }
@@ -84,12 +84,12 @@ async fn row_with_an_invalid_key_is_dropped_on_request() {
     })
     .await;
     assert_eq!(
-        names(&scrub(&store, Mode::Repair).await),
-        [("broken-row", Fate::Left)]
+        names(&scrub(&store, Mode::RepairLevel).await),
+        [("broken-row", RepairOutcome::Left)]
     );
     assert_eq!(
         names(&scrub(&store, Mode::Drop).await),
-        [("broken-row", Fate::Repaired)]
+        [("broken-row", RepairOutcome::Repaired)]
     );
     assert_clean(&store).await;
 }
@@ -105,9 +105,9 @@ async fn entries_of_later_formats_are_never_touched() {
     })
     .await;
     let expected = [
-        ("unknown-format", Fate::Left),
-        ("unknown-format", Fate::Left),
-        ("payload-without-row", Fate::Withheld),
+        ("unknown-format", RepairOutcome::Left),
+        ("unknown-format", RepairOutcome::Left),
+        ("payload-without-row", RepairOutcome::Withheld),
     ];
     assert_eq!(names(&scrub(&store, Mode::Drop).await), expected);
     assert_eq!(
@@ -161,8 +161,8 @@ async fn expired_object_without_expiry_entry_is_removed() {
     })
     .await;
     assert_eq!(
-        names(&scrub(&store, Mode::Repair).await),
-        [("row-without-expiry", Fate::Repaired)]
+        names(&scrub(&store, Mode::RepairLevel).await),
+        [("row-without-expiry", RepairOutcome::Repaired)]
     );
     assert_eq!(
         store
@@ -200,7 +200,7 @@ async fn damaged_entries_of_every_table_are_found_and_removed() {
             expiry_key(Timestamp::from_millis(u64::MAX / 2), &id("absent")),
             "",
         ),
-        (Table::Meta, floor_key(&id("absent")), "\x01\x01\x01"),
+        (Table::Meta, last_version_key(&id("absent")), "\x01\x01\x01"),
         (Table::Meta, Bytes::from("floor\0no separator"), "\x01"),
     ];
     for (table, key, value) in cases {
@@ -208,7 +208,7 @@ async fn damaged_entries_of_every_table_are_found_and_removed() {
         plant(&store, |batch| batch.put(table, key.clone(), value)).await;
         assert_eq!(
             names(&scrub(&store, Mode::Report).await),
-            [("broken-entry", Fate::Left)],
+            [("broken-entry", RepairOutcome::Left)],
             "{table:?} {key:?}"
         );
         assert_repaired(&store, "broken-entry").await;
@@ -220,7 +220,7 @@ async fn object_with_a_broken_last_version_can_be_written() {
     let store = store().await;
     for is_repaired in [true, false] {
         plant(&store, |batch| {
-            batch.put(Table::Meta, floor_key(&id("gone")), "\x01\x01\x01")
+            batch.put(Table::Meta, last_version_key(&id("gone")), "\x01\x01\x01")
         })
         .await;
         store.engine.put("gone", "x").if_absent().await.unwrap_err();
@@ -248,8 +248,8 @@ async fn last_version_beside_a_row_is_removed() {
     plant(&store, |batch| {
         batch.put(
             Table::Meta,
-            floor_key(&id("large")),
-            write_floor(Version::new(7)),
+            last_version_key(&id("large")),
+            encode_last_version(Version::new(7)),
         )
     })
     .await;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cenotaph::{Error, ErrorKind, ScrubReport, Upload};
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_tests::faulty::{Hold, Op};
 use cenotaph_tests::stage::Held;
 use cenotaph_tests::store::{Store, blobs, payload};
@@ -47,21 +47,21 @@ async fn assert_whole(store: &Store, key: &str, seeds: &[u64]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploading_part_is_no_damage_at_any_step() {
-    let seams = [
-        Seam::UploadBeforeRecord,
-        Seam::UploadAfterRecord,
-        Seam::UploadMidStream,
-        Seam::UploadBeforeClose,
-        Seam::UploadAfterBlob,
-        Seam::UploadAfterClose,
-        Seam::UploadAfterCommit,
+    let sync_points = [
+        SyncPoint::UploadBeforeRecord,
+        SyncPoint::UploadAfterRecord,
+        SyncPoint::UploadMidStream,
+        SyncPoint::UploadBeforeClose,
+        SyncPoint::UploadAfterBlob,
+        SyncPoint::UploadAfterClose,
+        SyncPoint::UploadAfterCommit,
     ];
-    for seam in seams {
+    for sync_point in sync_points {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
         // A new part, and a part that replaces another.
         for number in [3, 2] {
-            let mut held = store.stage.hold(seam);
+            let mut held = store.stage.hold(sync_point);
             let part = upload.clone();
             let uploading =
                 spawn(async move { part.part(number, payload(7, PART)).await.map(drop) });
@@ -71,7 +71,7 @@ async fn uploading_part_is_no_damage_at_any_step() {
             uploading
                 .await
                 .unwrap()
-                .unwrap_or_else(|error| panic!("{seam:?} {number}: {error}"));
+                .unwrap_or_else(|error| panic!("{sync_point:?} {number}: {error}"));
         }
         assert_harmless(&store).await;
         upload.complete().await.unwrap();
@@ -82,14 +82,14 @@ async fn uploading_part_is_no_damage_at_any_step() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn completion_or_abort_is_no_damage_at_any_step() {
-    for seam in [
-        Seam::CompleteBeforeSwap,
-        Seam::ShardBeforeDecide,
-        Seam::ShardAfterSubmit,
+    for sync_point in [
+        SyncPoint::CompleteBeforeSwap,
+        SyncPoint::ShardBeforeDecide,
+        SyncPoint::ShardAfterSubmit,
     ] {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let completing = upload.clone();
         let completing = spawn(async move { completing.complete().await });
         held.arrived().await;
@@ -99,14 +99,14 @@ async fn completion_or_abort_is_no_damage_at_any_step() {
         assert_whole(&store, "film", &[1, 2]).await;
         assert_clean(&store).await;
     }
-    for seam in [
-        Seam::ShardBeforeDecide,
-        Seam::ShardAfterSubmit,
-        Seam::SweeperBeforeDelete,
+    for sync_point in [
+        SyncPoint::ShardBeforeDecide,
+        SyncPoint::ShardAfterSubmit,
+        SyncPoint::SweeperBeforeDelete,
     ] {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
-        let mut held = store.stage.hold(seam);
+        let mut held = store.stage.hold(sync_point);
         let aborting = spawn(async move { upload.abort().await });
         held.arrived().await;
         assert_harmless(&store).await;
@@ -183,7 +183,7 @@ async fn late_repair_spares_the_replacing_part() {
     ))
     .unwrap();
     store.engine.put("kept", payload(9, LARGE)).await.unwrap();
-    let mut filing = store.stage.hold(Seam::ShardBeforeDecide);
+    let mut filing = store.stage.hold(SyncPoint::ShardBeforeDecide);
     let part = upload.clone();
     let again = spawn(async move { part.part(1, payload(1, PART)).await.map(drop) });
     filing.arrived().await;
@@ -218,7 +218,7 @@ async fn late_repair_spares_the_replacing_part() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shard_killed_while_dropping_a_part_drops_it_later() {
-    for seam in [Seam::ShardBeforeDecide, Seam::ShardAfterSubmit] {
+    for sync_point in [SyncPoint::ShardBeforeDecide, SyncPoint::ShardAfterSubmit] {
         let store = Store::new().await;
         let upload = begun(&store, "film").await;
         std::fs::remove_file(file(
@@ -226,7 +226,7 @@ async fn shard_killed_while_dropping_a_part_drops_it_later() {
             &blobs(&store.blobs).await.pop_first().unwrap(),
         ))
         .unwrap();
-        let mut repairing: Held = store.stage.hold(seam);
+        let mut repairing: Held = store.stage.hold(sync_point);
         let scrub = store.engine.scrub().grace(Duration::ZERO).drop_damaged();
         let scrubbing = spawn(async move { scrub.await.unwrap() });
         repairing.arrived().await;
@@ -235,7 +235,11 @@ async fn shard_killed_while_dropping_a_part_drops_it_later() {
         )));
         repairing.release();
         let report = scrubbing.await.unwrap();
-        assert_eq!((report.found, report.left()), (1, 0), "{seam:?} {report:?}");
+        assert_eq!(
+            (report.found, report.left()),
+            (1, 0),
+            "{sync_point:?} {report:?}"
+        );
         assert_eq!(upload.parts().await.unwrap().parts.len(), 1);
         assert_clean(&store).await;
     }

@@ -4,9 +4,11 @@
 mod entries;
 
 use bytes::Bytes;
-use cenotaph::{ErrorKind, Fate, PartEtag, PartNumber, ScrubDepth, Upload};
+use cenotaph::{ErrorKind, PartEtag, PartNumber, RepairOutcome, ScrubDepth, Upload};
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::rows::{Filed, Part, Session, part_key, parts_prefix, session_key};
+use cenotaph_storage::records::{
+    Filed, Part, UploadRecord, part_key, parts_prefix, upload_record_key,
+};
 use cenotaph_storage::{RevisionId, RevisionKey};
 use cenotaph_tests::store::{Store, blobs, payload};
 
@@ -44,14 +46,14 @@ fn number(number: u32) -> PartNumber {
 }
 
 fn key_of(upload: &Upload) -> Bytes {
-    session_key(upload.id(), &upload.upload_id())
+    upload_record_key(upload.id(), &upload.upload_id())
 }
 
-async fn session_of(store: &Store, upload: &Upload) -> Session {
-    Session::decode(
+async fn session_of(store: &Store, upload: &Upload) -> UploadRecord {
+    UploadRecord::decode(
         &store
             .index
-            .get(Table::Sessions, &key_of(upload))
+            .get(Table::Uploads, &key_of(upload))
             .await
             .unwrap()
             .unwrap(),
@@ -62,7 +64,7 @@ async fn session_of(store: &Store, upload: &Upload) -> Session {
 async fn part_of(store: &Store, upload: &Upload, at: u32) -> Part {
     let value = store
         .index
-        .get(Table::Sessions, &part_key(&upload.upload_id(), number(at)))
+        .get(Table::Uploads, &part_key(&upload.upload_id(), number(at)))
         .await
         .unwrap()
         .unwrap();
@@ -102,11 +104,11 @@ async fn assert_completes(store: &Store, upload: &Upload) {
 async fn assert_upload_repaired(store: &Store, upload: &Upload, name: &'static str) {
     assert_eq!(
         names(&scrub(store, Mode::Report).await),
-        [(name, Fate::Left)]
+        [(name, RepairOutcome::Left)]
     );
     assert_eq!(
-        names(&scrub(store, Mode::Repair).await),
-        [(name, Fate::Repaired)]
+        names(&scrub(store, Mode::RepairLevel).await),
+        [(name, RepairOutcome::Repaired)]
     );
     assert_clean(store).await;
     assert_completes(store, upload).await;
@@ -116,9 +118,9 @@ async fn assert_upload_repaired(store: &Store, upload: &Upload, name: &'static s
 /// that dropping the damaged entry removes it.
 async fn assert_entry_dropped(store: &Store, (name, text): (&'static str, &str)) {
     let blobs_before = blobs(&store.blobs).await;
-    for mode in [Mode::Report, Mode::Repair] {
+    for mode in [Mode::Report, Mode::RepairLevel] {
         let report = scrub(store, mode).await;
-        assert_eq!(names(&report)[0], (name, Fate::Left));
+        assert_eq!(names(&report)[0], (name, RepairOutcome::Left));
         let found = report.findings[0].damage.to_string();
         assert!(found.starts_with(text), "{found}");
         let others: Vec<_> = report
@@ -129,9 +131,9 @@ async fn assert_entry_dropped(store: &Store, (name, text): (&'static str, &str))
             .collect();
         assert!(others.iter().all(|fate| *fate
             == if mode == Mode::Report {
-                Fate::Left
+                RepairOutcome::Left
             } else {
-                Fate::Withheld
+                RepairOutcome::Withheld
             }));
         assert!(
             blobs(&store.blobs).await.is_subset(&blobs_before)
@@ -146,7 +148,7 @@ async fn assert_entry_dropped(store: &Store, (name, text): (&'static str, &str))
     let dropped = scrub(store, Mode::Drop).await;
     assert_eq!(
         (names(&dropped)[0], dropped.left()),
-        ((name, Fate::Repaired), 0),
+        ((name, RepairOutcome::Repaired), 0),
         "{dropped:?}"
     );
     assert_clean(store).await;
@@ -367,7 +369,7 @@ async fn upload_with_a_lost_part_can_be_aborted_or_completed() {
             .index
             .snapshot()
             .unwrap()
-            .scan(Table::Sessions, parts)
+            .scan(Table::Uploads, parts)
             .await
             .unwrap();
         assert_eq!(left, [], "the mark of the lost part is removed, too");
@@ -389,7 +391,7 @@ async fn stats_count_open_uploads_without_reading_their_parts() {
         .unwrap();
     plant(&store, |batch| {
         batch.put(
-            Table::Sessions,
+            Table::Uploads,
             part_key(&upload.upload_id(), number(2)),
             "\x01",
         )
@@ -404,7 +406,7 @@ async fn stats_count_open_uploads_without_reading_their_parts() {
     );
     later.abort().await.unwrap();
     plant(&store, |batch| {
-        batch.put(Table::Sessions, key_of(&upload), "\x01")
+        batch.put(Table::Uploads, key_of(&upload), "\x01")
     })
     .await;
     let broken = store.engine.stats().await.unwrap().actors;

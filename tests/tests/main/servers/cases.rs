@@ -6,7 +6,7 @@
 //! it should leave some. A case uses the default namespace or deletes its objects in others.
 
 use bytes::Bytes;
-use cenotaph::{Body, Engine, Env, ScrubDepth, Written};
+use cenotaph::{Body, Engine, Env, PutResult, ScrubDepth};
 use cenotaph_storage::BLOCK_BYTES;
 use cenotaph_tests::store::{self, INLINE, payload};
 use futures::future::BoxFuture;
@@ -78,7 +78,7 @@ const MEDIUM: usize = 20 * INLINE;
 /// Payload that stays in the index.
 const SMALL: usize = 10;
 
-async fn put(engine: &Engine, key: &str, seed: u64, bytes: usize) -> Written {
+async fn put(engine: &Engine, key: &str, seed: u64, bytes: usize) -> PutResult {
     engine.put(key, payload(seed, bytes)).await.unwrap()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cenotaph::{Engine, Env, ErrorKind, Limits, Outcome};
-use cenotaph_storage::Seam;
+use cenotaph_storage::SyncPoint;
 use cenotaph_tests::faulty::Op;
 use cenotaph_tests::store::{Store, blobs, named, payload, quick};
 
@@ -15,7 +15,7 @@ async fn close_waits_for_uploads_and_cleanup() {
     put(&store, "k", 1, LARGE).await;
     let deleting = store.faults.hold(Op::Delete);
     store.engine.delete("k").await.unwrap();
-    let mut streaming = store.stage.hold(Seam::UploadMidStream);
+    let mut streaming = store.stage.hold(SyncPoint::UploadMidStream);
     let upload = start(&store, "other", payload(2, LARGE));
     streaming.arrived().await;
     let engine = store.engine.clone();
@@ -59,7 +59,7 @@ async fn close_is_bounded_and_the_next_open_settles_the_rest() {
     put(&store, "k", 1, LARGE).await;
     let _deleting = store.faults.hold(Op::Delete);
     store.engine.delete("k").await.unwrap();
-    let mut streaming = store.stage.hold(Seam::UploadMidStream);
+    let mut streaming = store.stage.hold(SyncPoint::UploadMidStream);
     let upload = start(&store, "other", payload(2, LARGE));
     streaming.arrived().await;
     // 50 ms for running work, and one second for the actors.
@@ -115,7 +115,7 @@ async fn upload_over_the_limit_is_overloaded_at_once() {
     let mut config = quick();
     config.limits.uploads_at_once = 1;
     let store = Store::with(config).await;
-    let mut streaming = store.stage.hold(Seam::UploadMidStream);
+    let mut streaming = store.stage.hold(SyncPoint::UploadMidStream);
     let first = start(&store, "a", payload(1, LARGE));
     streaming.arrived().await;
     let error = store.engine.put("b", payload(2, LARGE)).await.unwrap_err();

@@ -1,11 +1,11 @@
 //! Damage to upload records, to the entries of parts, and to their expiry entries.
 
 use bytes::Bytes;
-use cenotaph::{ErrorKind, Fate, UploadId};
+use cenotaph::{ErrorKind, RepairOutcome, UploadId};
 use cenotaph_storage::Timestamp;
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::rows::{
-    expiry_value, part_key, parts_prefix, session_expiry_key, session_key,
+use cenotaph_storage::records::{
+    expiry_value, part_key, parts_prefix, upload_expiry_key, upload_record_key,
 };
 
 use super::{
@@ -18,7 +18,7 @@ use crate::scrub::{Mode, assert_clean, id, names, older_uuid, plant, scrub};
 async fn missing_expiry_entry_of_an_upload_is_restored() {
     let (store, upload) = uploading().await;
     let deadline = session_of(&store, &upload).await.expires_at;
-    let entry = session_expiry_key(deadline, upload.id(), &upload.upload_id());
+    let entry = upload_expiry_key(deadline, upload.id(), &upload.upload_id());
     plant(&store, |batch| batch.remove(Table::Expiry, entry.clone())).await;
     let found = scrub(&store, Mode::Report).await.findings[0]
         .damage
@@ -41,7 +41,7 @@ async fn expiry_entry_without_its_upload_is_removed() {
         } else {
             UploadId::new(far, [1, 2])
         };
-        let entry = session_expiry_key(far, upload.id(), &other);
+        let entry = upload_expiry_key(far, upload.id(), &other);
         plant(&store, |batch| {
             batch.put(Table::Expiry, entry, expiry_value())
         })
@@ -49,7 +49,7 @@ async fn expiry_entry_without_its_upload_is_removed() {
         assert_upload_repaired(&store, &upload, "expiry-without-session").await;
     }
     let (store, upload) = uploading().await;
-    let entry = session_expiry_key(far, upload.id(), &upload.upload_id());
+    let entry = upload_expiry_key(far, upload.id(), &upload.upload_id());
     plant(&store, |batch| batch.put(Table::Expiry, entry, "")).await;
     assert_upload_repaired(&store, &upload, "broken-entry").await;
 }
@@ -58,21 +58,21 @@ async fn expiry_entry_without_its_upload_is_removed() {
 async fn expired_upload_without_expiry_entry_is_removed() {
     let (store, upload) = uploading().await;
     let mut session = session_of(&store, &upload).await;
-    let entry = session_expiry_key(session.expires_at, upload.id(), &upload.upload_id());
+    let entry = upload_expiry_key(session.expires_at, upload.id(), &upload.upload_id());
     session.expires_at = Timestamp::from_millis(1000);
     plant(&store, |batch| {
         batch.remove(Table::Expiry, entry);
-        batch.put(Table::Sessions, key_of(&upload), session.encode());
+        batch.put(Table::Uploads, key_of(&upload), session.encode());
     })
     .await;
     assert_eq!(
-        names(&scrub(&store, Mode::Repair).await),
-        [("session-without-expiry", Fate::Repaired)]
+        names(&scrub(&store, Mode::RepairLevel).await),
+        [("session-without-expiry", RepairOutcome::Repaired)]
     );
     assert_eq!(
         store
             .index
-            .get(Table::Sessions, &key_of(&upload))
+            .get(Table::Uploads, &key_of(&upload))
             .await
             .unwrap(),
         None
@@ -85,12 +85,12 @@ async fn broken_upload_record_is_dropped_with_its_parts() {
     let (store, upload) = uploading().await;
     let value = store
         .index
-        .get(Table::Sessions, &key_of(&upload))
+        .get(Table::Uploads, &key_of(&upload))
         .await
         .unwrap()
         .unwrap();
     plant(&store, |batch| {
-        batch.put(Table::Sessions, key_of(&upload), value.slice(..5))
+        batch.put(Table::Uploads, key_of(&upload), value.slice(..5))
     })
     .await;
     assert_eq!(
@@ -107,7 +107,7 @@ async fn broken_upload_record_is_dropped_with_its_parts() {
     );
     let left = store.index.snapshot().unwrap();
     let parts = Range::prefix(&parts_prefix(&upload.upload_id()), 10);
-    assert_eq!(left.scan(Table::Sessions, parts).await.unwrap(), []);
+    assert_eq!(left.scan(Table::Uploads, parts).await.unwrap(), []);
     assert!(store.engine.head("film").await.unwrap().is_none());
 }
 
@@ -116,7 +116,7 @@ async fn broken_part_is_dropped_and_blocks_completion() {
     let (store, upload) = uploading().await;
     let key = part_key(&upload.upload_id(), number(2));
     plant(&store, |batch| {
-        batch.put(Table::Sessions, key.clone(), "\x01")
+        batch.put(Table::Uploads, key.clone(), "\x01")
     })
     .await;
     assert_eq!(
@@ -139,15 +139,15 @@ async fn broken_part_is_dropped_and_blocks_completion() {
 async fn upload_that_a_broken_part_kept_alive_ends_with_it() {
     let (store, upload) = uploading().await;
     let mut session = session_of(&store, &upload).await;
-    let old = session_expiry_key(session.expires_at, upload.id(), &upload.upload_id());
+    let old = upload_expiry_key(session.expires_at, upload.id(), &upload.upload_id());
     session.expires_at = Timestamp::from_millis(1000);
-    let new = session_expiry_key(session.expires_at, upload.id(), &upload.upload_id());
+    let new = upload_expiry_key(session.expires_at, upload.id(), &upload.upload_id());
     plant(&store, |batch| {
         batch.remove(Table::Expiry, old);
         batch.put(Table::Expiry, new, expiry_value());
-        batch.put(Table::Sessions, key_of(&upload), session.encode());
+        batch.put(Table::Uploads, key_of(&upload), session.encode());
         batch.put(
-            Table::Sessions,
+            Table::Uploads,
             part_key(&upload.upload_id(), number(2)),
             "\x01",
         );
@@ -157,7 +157,7 @@ async fn upload_that_a_broken_part_kept_alive_ends_with_it() {
     assert!(
         store
             .index
-            .get(Table::Sessions, &key_of(&upload))
+            .get(Table::Uploads, &key_of(&upload))
             .await
             .unwrap()
             .is_some(),
@@ -166,12 +166,12 @@ async fn upload_that_a_broken_part_kept_alive_ends_with_it() {
     let report = scrub(&store, Mode::Drop).await;
     assert_eq!(
         (names(&report)[0], report.left()),
-        (("broken-part", Fate::Repaired), 0)
+        (("broken-part", RepairOutcome::Repaired), 0)
     );
     assert_eq!(
         store
             .index
-            .get(Table::Sessions, &key_of(&upload))
+            .get(Table::Uploads, &key_of(&upload))
             .await
             .unwrap(),
         None
@@ -182,16 +182,16 @@ async fn upload_that_a_broken_part_kept_alive_ends_with_it() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_without_their_upload_record_are_removed() {
     let (store, upload) = uploading().await;
-    let entry = session_expiry_key(
+    let entry = upload_expiry_key(
         session_of(&store, &upload).await.expires_at,
         upload.id(),
         &upload.upload_id(),
     );
     plant(&store, |batch| {
-        batch.remove(Table::Sessions, key_of(&upload));
+        batch.remove(Table::Uploads, key_of(&upload));
         batch.remove(Table::Expiry, entry);
         batch.put(
-            Table::Sessions,
+            Table::Uploads,
             part_key(&upload.upload_id(), number(3)),
             "\x01",
         );
@@ -199,9 +199,9 @@ async fn parts_without_their_upload_record_are_removed() {
     .await;
     assert_eq!(
         names(&scrub(&store, Mode::Report).await)[..3],
-        [("part-without-session", Fate::Left); 3]
+        [("part-without-session", RepairOutcome::Left); 3]
     );
-    let report = scrub(&store, Mode::Repair).await;
+    let report = scrub(&store, Mode::RepairLevel).await;
     let expected = [
         ("part-without-session", 3),
         ("payload-without-row", 3),
@@ -209,7 +209,7 @@ async fn parts_without_their_upload_record_are_removed() {
     ];
     let expected: Vec<_> = expected
         .iter()
-        .flat_map(|(name, times)| vec![(*name, Fate::Repaired); *times])
+        .flat_map(|(name, times)| vec![(*name, RepairOutcome::Repaired); *times])
         .collect();
     assert_eq!(names(&report), expected);
     assert_clean(&store).await;
@@ -222,7 +222,7 @@ async fn leftover_part_of_a_completed_upload_is_removed() {
     upload.complete().await.unwrap();
     plant(&store, |batch| {
         batch.put(
-            Table::Sessions,
+            Table::Uploads,
             part_key(&upload.upload_id(), number(1)),
             part.encode(),
         )
@@ -236,20 +236,20 @@ async fn misfiled_upload_record_keeps_its_parts_until_dropped() {
     let (store, upload) = uploading().await;
     let value = store
         .index
-        .get(Table::Sessions, &key_of(&upload))
+        .get(Table::Uploads, &key_of(&upload))
         .await
         .unwrap()
         .unwrap();
     plant(&store, |batch| {
-        batch.remove(Table::Sessions, key_of(&upload));
-        batch.put(Table::Sessions, key_of(&upload).slice(..9), value);
+        batch.remove(Table::Uploads, key_of(&upload));
+        batch.put(Table::Uploads, key_of(&upload).slice(..9), value);
     })
     .await;
-    let report = scrub(&store, Mode::Repair).await;
-    assert_eq!(names(&report)[0], ("broken-entry", Fate::Left));
+    let report = scrub(&store, Mode::RepairLevel).await;
+    assert_eq!(names(&report)[0], ("broken-entry", RepairOutcome::Left));
     assert_eq!(
         names(&report)[1..4],
-        [("part-without-session", Fate::Withheld); 3]
+        [("part-without-session", RepairOutcome::Withheld); 3]
     );
     assert_eq!(scrub(&store, Mode::Drop).await.left(), 0);
     assert_clean(&store).await;
@@ -261,18 +261,18 @@ async fn part_with_an_invalid_number_is_dropped_on_request() {
     let misfiled: Bytes = [&parts_prefix(&upload.upload_id())[..], &[0, 0]]
         .concat()
         .into();
-    plant(&store, |batch| batch.put(Table::Sessions, misfiled, "\x01")).await;
+    plant(&store, |batch| batch.put(Table::Uploads, misfiled, "\x01")).await;
     assert_eq!(
         upload.complete().await.unwrap_err().kind(),
         ErrorKind::Corrupt
     );
     assert_eq!(
-        names(&scrub(&store, Mode::Repair).await),
-        [("broken-entry", Fate::Left)]
+        names(&scrub(&store, Mode::RepairLevel).await),
+        [("broken-entry", RepairOutcome::Left)]
     );
     assert_eq!(
         names(&scrub(&store, Mode::Drop).await),
-        [("broken-entry", Fate::Repaired)]
+        [("broken-entry", RepairOutcome::Repaired)]
     );
     assert_completes(&store, &upload).await;
 }
@@ -283,23 +283,23 @@ async fn upload_entries_of_later_formats_are_never_touched() {
     let other = UploadId::new(Timestamp::from_millis(1), [1, 2]);
     let upload = UploadId::new(Timestamp::from_millis(2), [3, 4]);
     for key in [
-        session_key(&id("later"), &other),
+        upload_record_key(&id("later"), &other),
         part_key(&upload, number(1)),
         Bytes::from_static(b"\x02new"),
     ] {
         let (store, open) = uploading().await;
         plant(&store, |batch| {
-            batch.put(Table::Sessions, key.clone(), later.clone());
+            batch.put(Table::Uploads, key.clone(), later.clone());
             batch.put(Table::Payloads, older_uuid().to_vec(), "what it names");
         })
         .await;
         let expected = [
-            ("unknown-format", Fate::Left),
-            ("payload-without-row", Fate::Withheld),
+            ("unknown-format", RepairOutcome::Left),
+            ("payload-without-row", RepairOutcome::Withheld),
         ];
         assert_eq!(names(&scrub(&store, Mode::Drop).await), expected, "{key:?}");
         assert_eq!(
-            store.index.get(Table::Sessions, &key).await.unwrap(),
+            store.index.get(Table::Uploads, &key).await.unwrap(),
             Some(later.clone())
         );
         open.abort().await.unwrap();

@@ -1,0 +1,247 @@
+//! Commit observer: receives every batch at the moment it becomes durable, decodes it and passes
+//! each change to its checker.
+//!
+//! Named checkers: `format`, `epoch`, and those of the files that it calls: rows
+//! (`row_commits.rs`), changes (`changes.rs`), uploads (`sessions.rs`), orphans (`blob_events.rs`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use cenotaph_storage::index::{Batch, Table};
+use uuid::Uuid;
+
+use super::call::{About, Asked, Call, Called};
+use super::format::{self, Change, Orphan, Row};
+use super::model::Model;
+use super::sessions::Steps;
+use crate::report::coverage::Coverage;
+use crate::report::trace::Tick;
+use crate::tiers::blobs::Blobs;
+
+/// Decoded changes of a batch, by table.
+#[derive(Default)]
+pub(super) struct Changed {
+    pub(super) rows: Vec<(Bytes, Option<Row>)>,
+    pub(super) changes: Vec<(Uuid, Option<Change>)>,
+    pub(super) orphans: Vec<(Uuid, Option<Orphan>)>,
+    /// Changes that the batch removes and that existed before it.
+    pub(super) settled: BTreeSet<Uuid>,
+    /// Upload records and parts.
+    pub(super) steps: Steps,
+}
+
+/// Rows of the batch's objects before the batch.
+pub(super) type Before = BTreeMap<Bytes, Row>;
+
+impl Changed {
+    /// Returns the orphan entry with which the batch queues this revision.
+    pub(super) fn queued(&self, revision: &Uuid) -> Option<&Orphan> {
+        self.orphans
+            .iter()
+            .find(|(orphan, _)| orphan == revision)
+            .and_then(|(_, orphan)| orphan.as_ref())
+    }
+
+    /// Returns true if the batch settles a change that names this revision.
+    pub(super) fn settles(&self, model: &Model, revision: Uuid) -> bool {
+        self.settled
+            .iter()
+            .any(|id| model.fate.get(&revision) == Some(id))
+    }
+}
+
+impl Model {
+    /// Returns the call that writes this payload to this object by a put, an update, an atomic
+    /// batch or a multipart upload.
+    pub(super) fn writer(&self, write: Option<u64>, object: &Bytes) -> Option<&Called> {
+        self.calls.iter().find(|called| match &called.call {
+            Call::Put {
+                write: of,
+                object: at,
+                ..
+            }
+            | Call::Update {
+                write: of,
+                object: at,
+                ..
+            } => Some(*of) == write && at == object,
+            Call::Atomic { pieces } => pieces
+                .iter()
+                .any(|piece| piece.write == write && piece.object == *object),
+            Call::Multipart(Asked {
+                object: at,
+                of,
+                what: About::Begin { .. },
+            }) => Some(*of) == write && at == object,
+            Call::Multipart(_)
+            | Call::Change { .. }
+            | Call::Move { .. }
+            | Call::Read { .. }
+            | Call::Delete { .. }
+            | Call::DeletePrefix { .. }
+            | Call::List { .. }
+            | Call::ListGroups { .. }
+            | Call::ListAll { .. }
+            | Call::Other => false,
+        })
+    }
+
+    /// Checks a batch that has become durable and takes it into the model. Returns a description
+    /// for the trace.
+    pub(crate) fn commit(
+        &mut self,
+        tick: Tick,
+        batch: &Batch,
+        blobs: &Blobs,
+        coverage: &mut Coverage,
+    ) -> String {
+        let changed = self.decode(batch, blobs);
+        self.together(&changed);
+        // The checks below change the model, so the rows before the batch are read first.
+        let before = self.before(&changed);
+        let mut words = Vec::new();
+        // The content of a completed upload must be in the model before its row is checked below.
+        self.assemble(&changed);
+        // Changes come first: their checks compare with the rows before the batch.
+        for (id, recorded) in &changed.changes {
+            words.extend(match recorded {
+                Some(change) => Some(self.recorded(*id, change, tick, coverage)),
+                None => self.settled(*id, &changed, tick, blobs, coverage),
+            });
+        }
+        for (object, row) in &changed.rows {
+            self.swap(
+                object,
+                row.as_ref(),
+                &changed,
+                &before,
+                tick,
+                blobs,
+                coverage,
+                &mut words,
+            );
+        }
+        self.steps(&changed, &before, tick, blobs, coverage, &mut words);
+        // Orphans come last: the rows and parts must already have given them up.
+        for (revision, orphan) in changed.orphans {
+            self.orphan(revision, orphan, blobs, coverage, &mut words);
+        }
+        if words.is_empty()
+            && batch
+                .ops()
+                .iter()
+                .any(|(table, key, _)| *table == Table::Meta && key == "epoch")
+        {
+            words.push("a new epoch".to_owned());
+        }
+        if words.is_empty()
+            && batch
+                .ops()
+                .iter()
+                .any(|(table, key, _)| *table == Table::Meta && key == format::STORE)
+        {
+            words.push("the store and its tier".to_owned());
+        }
+        words.join("; ")
+    }
+
+    /// Checks that an opening raises the epoch by 1.
+    fn raised(&mut self, epoch: u64) {
+        if epoch != self.epoch + 1 {
+            self.violated(
+                "epoch",
+                format!("unexpected epoch: epoch={epoch} last={}", self.epoch),
+            );
+        }
+        self.epoch = epoch;
+    }
+
+    /// Decodes a batch. Takes the tables without a checker of their own directly into the model.
+    fn decode(&mut self, batch: &Batch, blobs: &Blobs) -> Changed {
+        // The last change of a key wins.
+        let last: BTreeMap<_, _> = batch
+            .ops()
+            .iter()
+            .map(|(table, key, value)| ((*table, key.clone()), value.clone()))
+            .collect();
+        let mut changed = Changed::default();
+        for ((table, key), value) in last {
+            let is_decoded = match table {
+                Table::Rows => {
+                    // A value that can't be decoded is a violation. A missing value is a removal.
+                    let row = value.as_ref().map(|value| Row::decode(value));
+                    row.as_ref()
+                        .is_none_or(Option::is_some)
+                        .then(|| changed.rows.push((key.clone(), row.flatten())))
+                }
+                Table::Changes => {
+                    entry(&key, value.as_ref()).map(|entry| changed.changes.push(entry))
+                }
+                Table::Orphans => {
+                    entry(&key, value.as_ref()).map(|entry| changed.orphans.push(entry))
+                }
+                Table::Payloads => keep(&mut self.payloads, &key, value.is_some()),
+                Table::Meta => {
+                    if let Some(epoch) = value
+                        .as_ref()
+                        .filter(|_| key == "epoch")
+                        .and_then(|value| format::decode(value))
+                    {
+                        self.raised(epoch);
+                    }
+                    if key == format::STORE {
+                        self.claims(
+                            value.as_ref().and_then(|value| format::decode(value)),
+                            blobs,
+                        );
+                    }
+                    keep(&mut self.floors, &key, value.is_some())
+                }
+                // An expiry entry holds its format version and nothing else.
+                Table::Expiry => value
+                    .as_ref()
+                    .is_none_or(|value| value[..] == [1])
+                    .then(|| {
+                        keep(&mut self.expiry, &key, value.is_some());
+                    }),
+                Table::Uploads => changed.steps.read(&key, value.as_ref()),
+            };
+            if is_decoded.is_none() {
+                self.violated(
+                    "format",
+                    format!("entry can't be decoded: table={}", table.name()),
+                );
+            }
+        }
+        // The removal of a change that is already gone settles nothing.
+        let removed = changed
+            .changes
+            .iter()
+            .filter(|(_, recorded)| recorded.is_none())
+            .map(|(id, _)| *id);
+        changed.settled = removed.filter(|id| self.changes.contains_key(id)).collect();
+        changed
+    }
+}
+
+/// Decodes an entry whose key is a UUID. The inner `None` is a removal.
+fn entry<T: serde::de::DeserializeOwned>(
+    key: &[u8],
+    value: Option<&Bytes>,
+) -> Option<(Uuid, Option<T>)> {
+    let id = Uuid::from_slice(key).ok()?;
+    match value {
+        None => Some((id, None)),
+        Some(value) => Some((id, Some(format::decode(value)?))),
+    }
+}
+
+/// Inserts or removes a key. Never returns `None`: the value is not decoded.
+fn keep(set: &mut BTreeSet<Bytes>, key: &Bytes, is_put: bool) -> Option<()> {
+    if is_put {
+        set.insert(key.clone());
+    } else {
+        set.remove(key);
+    }
+    Some(())
+}

@@ -1,0 +1,489 @@
+//! The simulated index: [`SimIndex`], an [`Index`] over the simulated disk or over real fjall.
+//!
+//! ```text
+//! submit ──> queue ──gather──> write ──> sync ──> commit observer ──> completions: Ok
+//!                                │         ├─ fails ──> poisoned: in flight Unknown, queued NotStarted
+//!                                │         └─ hangs ──> overdue: the same; durable later after all
+//!                                └─ no space ───────> poisoned: the same
+//! ```
+//!
+//! The committer is a task of the world and no actor. A commit outlives the actor that asked for
+//! it, as a blocking call does. The index keeps the contract of every [`Index`], and the contract
+//! tests run on it.
+
+mod reads;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cenotaph_storage::index::{
+    Batch, CommitError, Completion, Index, IndexStats, Snapshot, StallWatch, Table, no_space,
+};
+use cenotaph_storage::planted::Bug;
+use cenotaph_storage::{Error, ErrorKind, Result};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+
+use self::reads::{SimSnapshot, SnapshotState};
+use crate::faults::Fault;
+use crate::tiers::real::RealDisk;
+use crate::world::rng::Odds;
+use crate::world::scheduler::{Scheduler, sleep};
+
+/// Age from which a commit under way is overdue.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// Interval at which [`Index::close`] checks whether the last commit is overdue.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+/// Longest delay of a slow sync, in milliseconds.
+const SLOW_MS_MAX: u64 = 2_000;
+
+/// Longest time for which the disk stays low on space, in milliseconds.
+const LOW_MS_MAX: u64 = 2_000;
+
+/// Storage below an index.
+pub(crate) enum Medium {
+    /// The simulated disk of the durable_state.
+    Simulated,
+    /// A real fjall database.
+    Fjall(RealDisk),
+}
+
+/// An index in a simulated world. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SimIndex(Arc<Inner>);
+
+/// State that the index shares with its snapshots and its committer.
+struct Inner {
+    scheduler: Arc<Scheduler>,
+    medium: Medium,
+    queue: Mutex<Queue>,
+    idle: Notify,
+}
+
+/// Batches under way, and the state of the index.
+struct Queue {
+    waiting: VecDeque<(Batch, Completion)>,
+    in_flight: Vec<(Batch, Completion)>,
+    stall: StallWatch,
+    /// End of the current shortage of space, in virtual time.
+    low_until: Duration,
+    /// True while the committer task exists. There is never a second one.
+    running: bool,
+    closed: bool,
+    /// True if `close` gave up a hanging commit. The end of that commit then unlocks the disk.
+    abandoned: bool,
+    released: bool,
+    poison: Option<Error>,
+    stats: IndexStats,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            in_flight: Vec::new(),
+            stall: StallWatch::new(DEADLINE),
+            low_until: Duration::ZERO,
+            running: false,
+            closed: false,
+            abandoned: false,
+            released: false,
+            poison: None,
+            stats: IndexStats::default(),
+        }
+    }
+}
+
+impl SimIndex {
+    /// Opens the index on the disk as the last incarnation left it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AlreadyOpen`] while another index is open or hangs in its last commit.
+    pub(crate) fn open(scheduler: Arc<Scheduler>, medium: Medium) -> Result<Self> {
+        if let Medium::Simulated = medium {
+            if !scheduler.durable_state().disk.lock() {
+                return Err(Error::new(
+                    ErrorKind::AlreadyOpen,
+                    "open",
+                    "the simulated index is open",
+                ));
+            }
+            scheduler.durable_state().replay_disk();
+        }
+        Ok(Self(Arc::new(Inner {
+            scheduler,
+            medium,
+            queue: Mutex::default(),
+            idle: Notify::new(),
+        })))
+    }
+}
+
+impl Inner {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn planted(&self, bug: Bug) -> bool {
+        self.scheduler.durable_state().is_planted(bug)
+    }
+
+    /// Spawns the committer, which runs until the queue is empty or the index is poisoned.
+    fn start(self: &Arc<Self>) {
+        let inner = Arc::clone(self);
+        self.scheduler.spawn("the index", async move {
+            inner
+                .scheduler
+                .durable_state()
+                .state()
+                .trace
+                .name_lane("index".to_owned(), false);
+            while let Some(batches) = inner.gather() {
+                inner.commit(batches).await;
+            }
+            inner.end();
+        });
+    }
+
+    /// Takes a random number of batches off the queue. Returns `None`, and marks the committer as
+    /// stopped, if the queue is empty or the index is poisoned.
+    fn gather(&self) -> Option<Vec<Batch>> {
+        let mut queue = self.queue();
+        if queue.waiting.is_empty() || queue.poison.is_some() {
+            queue.running = false;
+            return None;
+        }
+        let waiting = queue.waiting.len() as u64;
+        // A batch alone is not drawn: a draw would change the schedule of every single-batch
+        // commit.
+        let some = if waiting == 1 {
+            1
+        } else {
+            self.scheduler
+                .durable_state()
+                .state()
+                .scheduling
+                .below(waiting)
+                + 1
+        };
+        queue.stall.begin(self.scheduler.durable_state().elapsed());
+        let mut batches = Vec::new();
+        for _ in 0..some {
+            let Some((batch, completion)) = queue.waiting.pop_front() else {
+                break;
+            };
+            // A clone remains in flight, for its completion or for the list of unknown outcomes.
+            queue.in_flight.push((batch.clone(), completion));
+            batches.push(batch);
+        }
+        Some(batches)
+    }
+
+    /// Writes and syncs batches, and completes them. Each stage is a step, so a crash may strike
+    /// before, between and after the stages.
+    async fn commit(&self, batches: Vec<Batch>) {
+        let changes: usize = batches.iter().map(|batch| batch.ops().len()).sum();
+        // Empty batches only keep the order of completions. They need no write and no sync.
+        if changes == 0 {
+            return self.settle(0);
+        }
+        let durable_state = self.scheduler.durable_state();
+        let size = || format!("{} batches, {changes} changes", batches.len());
+        self.scheduler.pass("index write", size).await;
+        if durable_state.strikes(Fault::IndexNoSpace, size) {
+            return self.poison("no space left on the disk");
+        }
+        // From here on a crash may keep any prefix of these batches.
+        self.write(&batches);
+        // Planted bug: acknowledges a batch that a crash can still lose.
+        if self.planted(Bug::AckBeforeSync) {
+            self.settle(1);
+        }
+        self.scheduler.pass("index sync", size).await;
+        if durable_state.strikes(Fault::IndexSyncSlow, size) {
+            sleep(Duration::from_millis(durable_state.below(SLOW_MS_MAX))).await;
+        }
+        if durable_state.strikes(Fault::IndexSyncHangs, size) {
+            sleep(DEADLINE.saturating_mul(2)).await;
+        }
+        // The sleeps above are no sync points. After a crash during a sleep nothing may become
+        // durable.
+        if self.scheduler.is_fenced() {
+            return std::future::pending().await;
+        }
+        if durable_state.strikes(Fault::IndexSyncFails, size) {
+            return self.poison("the sync failed");
+        }
+        self.sync(&batches);
+        // The batches are durable and not yet acknowledged. A crash may strike in between.
+        self.scheduler.pass("index synced", size).await;
+        self.settle(1);
+    }
+
+    /// Appends batches to the simulated disk. They are not yet durable.
+    fn write(&self, batches: &[Batch]) {
+        if let Medium::Simulated = self.medium {
+            batches
+                .iter()
+                .for_each(|batch| self.scheduler.durable_state().disk.append(batch));
+        }
+    }
+
+    /// Makes batches durable and passes them to the commit observer in commit order.
+    fn sync(&self, batches: &[Batch]) {
+        let durable_state = self.scheduler.durable_state();
+        // Real fjall writes and syncs in a single call, so `write` does nothing for it.
+        let durable = match &self.medium {
+            Medium::Simulated => durable_state.disk.sync(),
+            Medium::Fjall(real) => real.commit(batches),
+        };
+        for batch in durable {
+            durable_state
+                .state()
+                .commit(&batch, &durable_state.blobs, "durable");
+        }
+    }
+
+    /// Completes the batches in flight. Does nothing if the commit was overdue and has been
+    /// answered.
+    fn settle(&self, syncs: u64) {
+        let mut queue = self.queue();
+        if queue.poison.is_some() {
+            return;
+        }
+        queue.stall.end();
+        queue.stats.syncs += syncs;
+        let durable = std::mem::take(&mut queue.in_flight);
+        queue.stats.batches += durable
+            .iter()
+            .filter(|(batch, _)| !batch.is_empty())
+            .count() as u64;
+        // A completion may submit the next batch, so the queue is unlocked first.
+        drop(queue);
+        durable
+            .into_iter()
+            .for_each(|(_, completion)| completion(Ok(())));
+    }
+
+    /// Fails the index: batches in flight have an unknown outcome, queued batches were not started,
+    /// and every later batch is refused.
+    fn poison(&self, why: &str) {
+        let reason = Error::new(ErrorKind::Unavailable, "commit", why);
+        let mut queue = self.queue();
+        if queue.poison.is_some() {
+            return;
+        }
+        queue.stall.end();
+        queue.poison = Some(reason.clone());
+        // A batch in flight may be durable. A queued batch was never written.
+        let unknown = std::mem::take(&mut queue.in_flight);
+        let not_started = std::mem::take(&mut queue.waiting);
+        drop(queue);
+        {
+            let mut state = self.scheduler.durable_state().state();
+            state.coverage.count("index: poisoned");
+            state.model.unknown(unknown.iter().map(|(batch, _)| batch));
+        }
+        unknown
+            .into_iter()
+            .for_each(|(_, completion)| completion(Err(CommitError::unknown(&reason))));
+        not_started
+            .into_iter()
+            .for_each(|(_, completion)| completion(Err(CommitError::not_started(&reason))));
+    }
+
+    /// Waits until no commit is under way, then unlocks the disk.
+    async fn close(self: Arc<Self>) -> Result<()> {
+        loop {
+            // The waiter registers before the check, so a notification in between is not lost.
+            let idle = self.idle.notified();
+            let (running, overdue) = {
+                let queue = self.queue();
+                (queue.running, queue.poison.is_some())
+            };
+            if !running {
+                break;
+            }
+            // A hanging commit is not awaited. It keeps the disk locked until it returns.
+            if overdue {
+                self.queue().abandoned = true;
+                return Err(self.unknown_end());
+            }
+            // No actor watches the commits any more while the engine closes.
+            self.watch(self.scheduler.durable_state().elapsed());
+            tokio::select! {
+                biased;
+                () = idle => {}
+                () = sleep(WATCH_INTERVAL) => {}
+            }
+        }
+        // Close and drop may both come here. Only the first unlocks the disk.
+        let (first, poison) = self.release();
+        if first {
+            match &self.medium {
+                Medium::Simulated => self.scheduler.durable_state().disk.unlock(),
+                Medium::Fjall(real) => real.close().await?,
+            }
+        }
+        if poison.is_some() {
+            Err(self.unknown_end())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Returns the error of a close after a failed commit.
+    fn unknown_end(&self) -> Error {
+        let message = "a commit failed, so some submitted batches may not be durable";
+        let error = Error::new(ErrorKind::Indeterminate, "close", message);
+        match self.queue().poison.clone() {
+            Some(reason) => error.with_source(reason),
+            None => error,
+        }
+    }
+
+    /// Poisons the index if its commit is overdue.
+    fn watch(&self, now: Duration) {
+        let overdue = self.queue().stall.look(now);
+        if overdue.is_some() {
+            self.scheduler
+                .durable_state()
+                .state()
+                .coverage
+                .count("index: a commit was overdue");
+            self.poison("a commit is overdue");
+        }
+    }
+
+    /// Ends the committer. Unlocks a disk that an abandoned commit kept locked.
+    fn end(&self) {
+        self.idle.notify_waiters();
+        let abandoned = self.queue().abandoned;
+        let (is_held, _) = if abandoned {
+            self.release()
+        } else {
+            (false, None)
+        };
+        if is_held && matches!(self.medium, Medium::Simulated) {
+            self.scheduler.durable_state().disk.unlock();
+        }
+    }
+
+    /// Marks the disk as released. Returns true if it was still held, and the reason if the index
+    /// is poisoned.
+    fn release(&self) -> (bool, Option<Error>) {
+        let mut queue = self.queue();
+        (
+            !std::mem::replace(&mut queue.released, true),
+            queue.poison.clone(),
+        )
+    }
+}
+
+impl Drop for Inner {
+    /// Unlocks the disk of an index that was dropped without a close, as the operating system does
+    /// for a real disk.
+    fn drop(&mut self) {
+        let (is_held, _) = self.release();
+        if is_held && matches!(self.medium, Medium::Simulated) && !self.scheduler.is_fenced() {
+            self.scheduler.durable_state().disk.unlock();
+        }
+    }
+}
+
+impl Index for SimIndex {
+    fn submit(&self, batch: Batch, completion: Completion) {
+        let mut queue = self.0.queue();
+        let closed = || Error::new(ErrorKind::Closed, "close", "the index was closed before");
+        // Checked under the lock of the queue: no batch is queued after a close.
+        let refusal = queue.closed.then(closed).or_else(|| queue.poison.clone());
+        if let Some(reason) = refusal {
+            drop(queue);
+            return completion(Err(CommitError::not_started(&reason)));
+        }
+        queue.waiting.push_back((batch, completion));
+        self.0
+            .scheduler
+            .durable_state()
+            .state()
+            .waiting(queue.waiting.iter().map(|(batch, _)| batch));
+        let start = !std::mem::replace(&mut queue.running, true);
+        drop(queue);
+        if start {
+            self.0.start();
+        }
+    }
+
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        async move {
+            self.0.read("index get", table).await?;
+            let value = match &self.0.medium {
+                Medium::Simulated => self
+                    .0
+                    .arrived(table, self.0.scheduler.durable_state().disk.get(table, key)),
+                Medium::Fjall(real) => real.index().get(table, key).await,
+            };
+            self.0.scheduler.linger().await;
+            value
+        }
+        .boxed()
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.0.open()?;
+        let state = match &self.0.medium {
+            Medium::Simulated => {
+                SnapshotState::Simulated(self.0.scheduler.durable_state().disk.tables())
+            }
+            Medium::Fjall(real) => SnapshotState::Fjall(real.index().snapshot()?),
+        };
+        Ok(Box::new(SimSnapshot {
+            inner: Arc::clone(&self.0),
+            state,
+        }))
+    }
+
+    /// Returns an error while the disk is low on space.
+    fn room(&self, bytes: u64) -> Result<()> {
+        let durable_state = self.0.scheduler.durable_state();
+        // Without this fault, as after `quieten`, a shortage under way is over, too.
+        if durable_state.state().faults.of(Fault::IndexLow) == Odds::NEVER {
+            return Ok(());
+        }
+        let now = durable_state.elapsed();
+        // A shortage lasts for a while, so that retries meet it, too.
+        if self.0.queue().low_until <= now {
+            if !durable_state.strikes(Fault::IndexLow, || format!("{bytes} bytes requested")) {
+                return Ok(());
+            }
+            let low = Duration::from_millis(durable_state.below(LOW_MS_MAX));
+            self.0.queue().low_until = now.saturating_add(low);
+        }
+        Err(no_space("commit", 0, bytes))
+    }
+
+    fn watch(&self, now: Duration) {
+        self.0.watch(now);
+    }
+
+    fn poisoned(&self) -> Option<Error> {
+        self.0.queue().poison.clone()
+    }
+
+    fn stats(&self) -> IndexStats {
+        let queue = self.0.queue();
+        IndexStats {
+            waiting: (queue.waiting.len() + queue.in_flight.len()) as u64,
+            ..queue.stats
+        }
+    }
+
+    /// Closes the index. An overdue commit is given up, and the disk stays locked until it returns.
+    fn close(&self) -> BoxFuture<'static, Result<()>> {
+        self.0.queue().closed = true;
+        Arc::clone(&self.0).close().boxed()
+    }
+}

@@ -1,0 +1,444 @@
+//! Group commit: [`Committer`] merges submitted batches into one durable write, on one thread.
+//!
+//! ```text
+//!  submit ─> queue ─gather─> in flight ─sink─> Ok    ─> completions: Ok
+//!              │                 │   └───────> Err   ─> completions: Unknown ┐ poisoned: the queue
+//!              │                 │   └───────> panic ─> completions: Unknown ├ and later batches
+//!              │                 └── watch: overdue  ─> completions: Unknown ┘ are NotStarted
+//!              └── closed: later batches are NotStarted(Closed), the queue still commits
+//! ```
+//!
+//! Guards I9 (an `Ok` completion means durable) and I10 (each completion fires exactly once, with
+//! the known outcome). Callers bound the queue: the committer itself admits everything.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Batch, CommitError, Completion, IndexStats, StallWatch, Table};
+use crate::env::Env;
+use crate::types::{Error, ErrorKind, Result};
+
+/// Interval at which [`Committer::wait`] checks whether the last commit is overdue.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Writes of one commit: `Some` sets a value, `None` removes the key.
+// A map, so that each key occurs once: a store may give all writes of a commit the same sequence
+// number, and could then not order two writes of a key.
+pub(crate) type Changes = BTreeMap<(Table, Bytes), Option<Bytes>>;
+
+/// Destination of commits: the store.
+pub(crate) trait Sink: Send + 'static {
+    /// Applies all writes or none of them. They are durable and visible when the method returns.
+    ///
+    /// # Errors
+    /// Every error of the store. The outcome is then unknown, and the sink is never called again.
+    fn commit(&mut self, changes: Changes) -> Result<()>;
+}
+
+/// Limits of a [`Committer`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CommitterOptions {
+    /// Longest duration of a commit. A longer commit is overdue: see [`StallWatch`].
+    pub(crate) deadline: Duration,
+    /// Maximal size of keys and values merged into one commit, in bytes. A larger batch commits
+    /// alone.
+    pub(crate) merge_bytes_max: usize,
+    /// Maximal number of writes merged into one commit. A larger batch commits alone.
+    pub(crate) merge_changes_max: usize,
+}
+
+impl Default for CommitterOptions {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(30),
+            merge_bytes_max: 8 * 1024 * 1024,
+            merge_changes_max: 4096,
+        }
+    }
+}
+
+/// State of the thread after [`Committer::wait`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The thread has dropped the sink and ended.
+    Joined,
+    /// The thread hangs in an overdue commit, or is the calling thread. It drops the sink when it
+    /// can.
+    Detached,
+}
+
+/// Queue of submitted batches, and the thread that merges and commits them.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Committer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the operating system can't start a thread.
+    pub(crate) fn start(env: &Env, options: CommitterOptions, sink: impl Sink) -> Result<Self> {
+        let shared = Arc::new(Shared {
+            env: env.clone(),
+            options,
+            state: Mutex::new(State::new(options.deadline)),
+            work: Condvar::new(),
+            ended: Condvar::new(),
+        });
+        let thread = env.thread("cenotaph-commit", {
+            let shared = shared.clone();
+            move || {
+                // `run` drops the sink before `end` reports the end: a caller that waits for the
+                // end may reopen the store.
+                if catch_unwind(AssertUnwindSafe(|| shared.run(sink))).is_err() {
+                    shared.poison(&panicked());
+                }
+                shared.end();
+            }
+        });
+        let thread = thread.map_err(|error| {
+            Error::new(
+                ErrorKind::Unavailable,
+                "open",
+                "the commit thread can't be started",
+            )
+            .with_source(error)
+        })?;
+        Ok(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        })
+    }
+
+    /// Queues a batch: see [`Index::submit`](super::Index::submit).
+    pub(crate) fn submit(&self, batch: Batch, completion: Completion) {
+        let mut state = self.shared.lock();
+        if let Some(reason) = state.refusal() {
+            // No lock is held while a completion runs: it may call the committer.
+            drop(state);
+            return fire(completion, Err(CommitError::not_started(&reason)));
+        }
+        state.queue.push_back((batch, completion));
+        let wake = mem::take(&mut state.idle);
+        drop(state);
+        // A wake-up is a system call. `idle` is taken under the lock, so that only the first caller
+        // that finds the thread asleep pays for it.
+        if wake {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Poisons the committer if the commit in flight is overdue at `now`: see
+    /// [`Index::watch`](super::Index::watch).
+    pub(crate) fn watch(&self, now: Duration) {
+        self.shared.watch(now);
+    }
+
+    /// Returns the reason why the committer is poisoned, or `None` if it is not poisoned.
+    pub(crate) fn poisoned(&self) -> Option<Error> {
+        self.shared.lock().poison.clone()
+    }
+
+    /// Returns the counters of the committer.
+    pub(crate) fn stats(&self) -> IndexStats {
+        let state = self.shared.lock();
+        let waiting = (state.queue.len() + state.in_flight.len()) as u64;
+        IndexStats {
+            batches: state.batches,
+            syncs: state.syncs,
+            waiting,
+        }
+    }
+
+    /// Refuses later batches. Queued batches still commit. Does not wait.
+    pub(crate) fn close(&self) {
+        self.shared.lock().closing = true;
+        self.shared.work.notify_one();
+    }
+
+    /// Waits until the thread has ended, or hangs beyond its deadline. Blocks: call it after
+    /// [`close`](Self::close), and not on an async worker.
+    pub(crate) fn wait(&self) -> Ended {
+        if self.is_current_thread() {
+            return Ended::Detached;
+        }
+        let mut state = self.shared.lock();
+        while !state.ended && !state.hung {
+            let waited = self.shared.ended.wait_timeout(state, WATCH_INTERVAL);
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
+            // The owner may have stopped calling `watch`. Without this check a hung commit would
+            // block the caller forever.
+            self.shared.watch(self.shared.env.monotonic());
+            state = self.shared.lock();
+        }
+        if !state.ended {
+            return Ended::Detached;
+        }
+        drop(state);
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("commit thread panicked at its end");
+        }
+        Ended::Joined
+    }
+
+    fn is_current_thread(&self) -> bool {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        thread
+            .as_ref()
+            .is_some_and(|thread| thread.thread().id() == std::thread::current().id())
+    }
+}
+
+impl Drop for Committer {
+    /// Commits the queued batches and joins the thread. A completion may drop the last reference,
+    /// on the commit thread itself. The thread then ends without a join.
+    fn drop(&mut self) {
+        self.close();
+        self.wait();
+    }
+}
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committer")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    env: Env,
+    options: CommitterOptions,
+    state: Mutex<State>,
+    /// Signals the thread that the queue is not empty, or that the committer is closing.
+    work: Condvar,
+    /// Signals [`Committer::wait`] that the thread has ended or hangs.
+    ended: Condvar,
+}
+
+struct State {
+    queue: VecDeque<(Batch, Completion)>,
+    // Part of the shared state and not of the thread, so that `watch` can fire these completions
+    // while the thread hangs in the sink.
+    in_flight: Vec<Completion>,
+    /// Number of non-empty batches in flight.
+    in_flight_batches: u64,
+    stall: StallWatch,
+    poison: Option<Error>,
+    /// True if an overdue commit has poisoned the committer: the thread may never return.
+    hung: bool,
+    closing: bool,
+    /// True while the thread sleeps and has not been woken.
+    idle: bool,
+    ended: bool,
+    batches: u64,
+    syncs: u64,
+}
+
+impl State {
+    fn new(deadline: Duration) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            in_flight: Vec::new(),
+            in_flight_batches: 0,
+            stall: StallWatch::new(deadline),
+            poison: None,
+            hung: false,
+            closing: false,
+            idle: false,
+            ended: false,
+            batches: 0,
+            syncs: 0,
+        }
+    }
+
+    fn refusal(&self) -> Option<Error> {
+        if self.closing {
+            return Some(Error::new(
+                ErrorKind::Closed,
+                "close",
+                "the index was closed before",
+            ));
+        }
+        self.poison.clone()
+    }
+
+    /// Moves queued batches in flight, as many as fit into one merge, but at least one.
+    fn gather(&mut self, options: &CommitterOptions, now: Duration) -> Vec<Batch> {
+        let mut bytes = 0;
+        let mut changes = 0;
+        let mut batches = Vec::new();
+        while let Some((batch, _)) = self.queue.front() {
+            bytes += batch.bytes();
+            changes += batch.ops().len();
+            if !batches.is_empty()
+                && (bytes > options.merge_bytes_max || changes > options.merge_changes_max)
+            {
+                break;
+            }
+            let (batch, completion) = self
+                .queue
+                .pop_front()
+                .expect("front() has returned an entry, and the lock is held");
+            self.in_flight_batches += u64::from(!batch.is_empty());
+            self.in_flight.push(completion);
+            batches.push(batch);
+        }
+        self.stall.begin(now);
+        batches
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs the commit thread until the committer is poisoned, or closed and its queue empty.
+    fn run(&self, mut sink: impl Sink) {
+        while let Some(batches) = self.next() {
+            match commit(&mut sink, batches) {
+                Ok(syncs) => self.settle(syncs),
+                Err(reason) => self.poison(&reason),
+            }
+        }
+    }
+
+    /// Waits for batches to commit. Returns `None` if the committer is poisoned, or closed with an
+    /// empty queue.
+    fn next(&self) -> Option<Vec<Batch>> {
+        let mut state = self.lock();
+        loop {
+            if state.poison.is_some() {
+                return None;
+            }
+            if !state.queue.is_empty() {
+                return Some(state.gather(&self.options, self.env.monotonic()));
+            }
+            if state.closing {
+                return None;
+            }
+            state.idle = true;
+            state = self
+                .work
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.idle = false;
+        }
+    }
+
+    /// Completes the commit in flight with `Ok`, unless it was overdue and has completed before.
+    fn settle(&self, syncs: u64) {
+        let mut state = self.lock();
+        // `watch` has already fired these completions with `Unknown`. A late success is not
+        // reported.
+        if state.poison.is_some() {
+            return;
+        }
+        state.stall.end();
+        state.syncs += syncs;
+        state.batches += mem::take(&mut state.in_flight_batches);
+        let completions = mem::take(&mut state.in_flight);
+        // Completions run without the lock, because they may submit the next batch.
+        drop(state);
+        for completion in completions {
+            fire(completion, Ok(()));
+        }
+    }
+
+    fn watch(&self, now: Duration) {
+        let mut state = self.lock();
+        if state.poison.is_some() {
+            return;
+        }
+        let Some(under_way) = state.stall.look(now) else {
+            return;
+        };
+        state.hung = true;
+        let message = format!("commit overdue: under_way_ms={}", under_way.as_millis());
+        self.poison_locked(
+            state,
+            &Error::new(ErrorKind::Unavailable, "commit", message),
+        );
+    }
+
+    fn poison(&self, reason: &Error) {
+        let state = self.lock();
+        if state.poison.is_none() {
+            self.poison_locked(state, reason);
+        }
+    }
+
+    /// Poisons the committer and fires all completions. The sink is not called again.
+    fn poison_locked(&self, mut state: MutexGuard<'_, State>, reason: &Error) {
+        state.stall.end();
+        state.poison = Some(reason.clone());
+        let unknown = mem::take(&mut state.in_flight);
+        let not_started = mem::take(&mut state.queue);
+        drop(state);
+        tracing::error!(error = ?reason, "commit failed: index is poisoned and must be reopened");
+        for completion in unknown {
+            fire(completion, Err(CommitError::unknown(reason)));
+        }
+        for (_, completion) in not_started {
+            fire(completion, Err(CommitError::not_started(reason)));
+        }
+        self.ended.notify_all();
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.ended.notify_all();
+    }
+}
+
+/// Merges and commits batches. Returns the number of syncs: 0 if the batches are empty, else 1.
+fn commit(sink: &mut impl Sink, batches: Vec<Batch>) -> Result<u64> {
+    let changes = merge(batches);
+    if changes.is_empty() {
+        return Ok(0);
+    }
+    // Unwind safe: the sink is not called again after a panic, so that nothing reads its broken
+    // state.
+    match catch_unwind(AssertUnwindSafe(|| sink.commit(changes))) {
+        Ok(outcome) => outcome.map(|()| 1),
+        Err(_) => Err(panicked()),
+    }
+}
+
+/// Merges batches in order. The last write of each key wins.
+fn merge(batches: Vec<Batch>) -> Changes {
+    let changes = batches.into_iter().flat_map(Batch::into_ops);
+    changes
+        .map(|(table, key, value)| ((table, key), value))
+        .collect()
+}
+
+/// Fires a completion and catches its panic, so that the thread and the other completions continue.
+fn fire(completion: Completion, outcome: Result<(), CommitError>) {
+    if catch_unwind(AssertUnwindSafe(|| completion(outcome))).is_err() {
+        tracing::error!("completion panicked");
+    }
+}
+
+fn panicked() -> Error {
+    Error::new(ErrorKind::Unavailable, "commit", "the commit panicked")
+}
+
+#[cfg(test)]
+mod tests;

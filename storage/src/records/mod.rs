@@ -1,0 +1,42 @@
+//! Stored values: one file per kind, with its byte layout, codec, golden fixture and round-trip
+//! test.
+//!
+//! Every value begins with a format version byte. A value of an unknown version is refused with
+//! [`ErrorKind::UnknownFormat`](crate::ErrorKind). The rules for changing a value are in `decide/`.
+
+mod change;
+mod codec;
+mod expiration;
+mod expiry;
+mod manifest;
+mod meta;
+mod metadata;
+mod orphan;
+mod part;
+mod payload;
+mod row;
+mod store;
+mod upload_record;
+
+pub use change::Change;
+pub use expiration::{Deadline, EXPIRATION_MAX, Expiration, Extension, is_live};
+pub use expiry::{
+    Due, check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key,
+    upload_expiry_key,
+};
+pub use manifest::{Extent, Manifest};
+pub(crate) use meta::epoch_entry;
+pub use meta::{
+    begin_epoch, decode_last_version, encode_last_version, floor_object, last_epoch,
+    last_version_key, last_versions_prefix,
+};
+pub use metadata::{ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Metadata};
+pub use orphan::{LateWrite, Orphan, OrphanDue};
+pub use part::{Filed, Part, all_parts_prefix, is_part_key, part_key, parts_prefix, read_part_key};
+pub use payload::BlockChecksums;
+pub use row::{Body, EMBEDDED_BYTES_MAX, Row};
+pub use store::{STORE_KEY, StoreRecord, TierState};
+pub use upload_record::{
+    PartsDigest, Phase, UploadRecord, all_sessions_prefix, decode_upload_record_key,
+    session_prefix, upload_record_key,
+};

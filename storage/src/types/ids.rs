@@ -1,0 +1,239 @@
+//! Newtypes of numbers and uuids: versions, epochs, timestamps, etags, and the ids of operations,
+//! revisions and stores. Ids that users choose are in `id.rs`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::types::ObjectId;
+use crate::types::{Error, ErrorKind, Result};
+
+/// Per-object counter of committed writes. The first write has version 1, and each write increments
+/// it. A version is never reused, not even across delete and re-create.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Version(u64);
+
+impl Version {
+    /// Version of an object that was never written.
+    pub const NONE: Self = Self(0);
+
+    /// Creates a version from its number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// Returns the version of the next committed write.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(
+            self.0
+                .checked_add(1)
+                .expect("an object is not written 2^64 times"),
+        )
+    }
+}
+
+impl From<u64> for Version {
+    fn from(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Incarnation of an engine on its index: a durable counter that every open raises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    /// Creates an epoch from its number.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// Id of a write operation and of the [change](crate::records::Change) that it records. A version 7
+/// uuid, so that ids are ordered by time.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OperationId(Uuid);
+
+/// Id of a revision. A version 7 uuid, new for every attempt and never reused (I4).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RevisionId(Uuid);
+
+/// Id of a store: 128 random bits that are generated when its index is created and never change.
+///
+/// The marker in the blob tier contains the same id, so that an index is not opened with the blobs
+/// of another store (I11).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StoreId(Uuid);
+
+macro_rules! uuid_word {
+    ($name:ident) => {
+        impl $name {
+            /// Creates the id from a uuid.
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// Returns the uuid.
+            pub const fn as_uuid(&self) -> &Uuid {
+                &self.0
+            }
+
+            /// Returns the 16 bytes of the id, which the index uses as a key.
+            pub fn as_bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+
+            /// Creates the id from its bytes. Returns `None` if there are not 16 bytes.
+            pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+                Uuid::from_slice(bytes).ok().map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}", self.0)
+            }
+        }
+    };
+}
+uuid_word!(OperationId);
+uuid_word!(RevisionId);
+uuid_word!(StoreId);
+
+impl RevisionId {
+    /// Returns the time at which the id was generated, which is before the upload of its blob
+    /// started. Returns `None` if the uuid contains no time.
+    pub fn born(&self) -> Option<Timestamp> {
+        let at = self.0.get_timestamp()?;
+        let (seconds, nanos) = at.to_unix();
+        Some(Timestamp::from_millis(
+            seconds
+                .saturating_mul(1000)
+                .saturating_add(u64::from(nanos) / 1_000_000),
+        ))
+    }
+}
+
+/// Key of an immutable blob: the object that it was written for and its [`RevisionId`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RevisionKey {
+    /// Object whose bytes the blob holds.
+    pub object: ObjectId,
+    /// Revision of the object.
+    pub revision: RevisionId,
+}
+
+impl fmt::Display for RevisionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.object, self.revision)
+    }
+}
+
+/// Opaque name of a committed write. Every committed write has a unique etag.
+///
+/// The text form has 32 hexadecimal digits at present. Do not parse it.
+///
+/// ```
+/// # use cenotaph_storage::{Etag, OperationId};
+/// let etag = Etag::of(&OperationId::from_uuid(uuid::Uuid::from_u128(7)));
+/// assert_eq!(etag.to_string(), "00000000000000000000000000000007");
+/// assert_eq!(etag.to_string().parse::<Etag>().unwrap(), etag);
+/// assert!("not an etag".parse::<Etag>().is_err());
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Etag(Uuid);
+
+impl Etag {
+    /// Returns the etag of the write that this operation committed.
+    pub fn of(operation: &OperationId) -> Self {
+        Self(operation.0)
+    }
+
+    /// Returns the operation that committed the write.
+    pub const fn operation(self) -> OperationId {
+        OperationId(self.0)
+    }
+}
+
+impl fmt::Display for Etag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0.simple())
+    }
+}
+
+impl fmt::Debug for Etag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for Etag {
+    type Err = Error;
+
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the text is not the text form of an etag.
+    fn from_str(text: &str) -> Result<Self> {
+        // The library accepts several forms of a uuid. An etag has only one, so that etags can be
+        // compared as text.
+        let uuid = Uuid::try_parse(text)
+            .ok()
+            .filter(|uuid| uuid.simple().to_string() == text);
+        uuid.map(Self).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Invalid,
+                "etag",
+                format!("invalid etag: text={text:?}"),
+            )
+        })
+    }
+}
+
+impl From<Etag> for String {
+    fn from(etag: Etag) -> Self {
+        etag.to_string()
+    }
+}
+
+impl TryFrom<String> for Etag {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+/// Present version of an object, as reported by a failed precondition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectVersion {
+    /// Version of the last committed write.
+    pub version: Version,
+    /// Etag of the last committed write.
+    pub etag: Etag,
+}
