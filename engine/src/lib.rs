@@ -6,10 +6,58 @@
 //! commit point. Each change of an object is therefore atomic, also across a crash.
 //!
 //! Start with [`Engine`]. The README and docs/guarantees.md list the guarantees and their limits;
-//! ARCHITECTURE.md explains the design.
+//! ARCHITECTURE.md explains the design. [`Config`] has all settings, and serde reads it.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use cenotaph::{Body, Engine};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let directory = directory.path();
+//! let engine = Engine::builder(directory).open().await?;
+//! let done = engine.put("notes/today", "buy milk").content_type("text/plain").await?;
+//! println!("version {} etag {}", done.version.unwrap(), done.etag.unwrap());
+//!
+//! // A stream of 5 MB: to the blob tier.
+//! let chunks = (0..50).map(|n| Ok::<_, std::io::Error>(vec![n; 100_000]));
+//! engine.put("videos/cat", Body::stream(futures::stream::iter(chunks))).await?;
+//! let range = engine.get("videos/cat").range(100_000..100_004).await?.expect("was just put");
+//! assert_eq!(range.bytes().await?, vec![1; 4]);
+//! for entry in engine.list("").delimiter('/').await?.entries {
+//!     println!("{}", entry.name());
+//! }
+//!
+//! // A conditional write, which fails with a conflict if the object has changed since the read.
+//! let read = engine.head("notes/today").await?.expect("was just put");
+//! let day = Duration::from_secs(24 * 3600);
+//! engine.put("notes/today", "buy bread").if_version(read.version).time_to_live(day).await?;
+//!
+//! // One commit, without copying a byte.
+//! engine.rename("videos/cat", "videos/tom").await?;
+//!
+//! // An upload in parts, which `Engine::resume` continues by its id.
+//! let upload = engine.multipart("videos/long").await?;
+//! upload.part(2, "the end").await?;
+//! upload.part(1, "once upon a time .. ").await?;
+//! upload.complete().await?;
+//! engine.close().await?;
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! This crate is the public API. The actors are in `cenotaph-actors`, the storage layer is in
 //! `cenotaph-storage`.
+//!
+//! # Features
+//! No feature is on by default, and a service needs none. Services of the blob tier are features of
+//! the crate `opendal`.
+//! - `chaos`: `Engine::kill`, which kills actors in tests.
+//! - `planted`: for the simulator, which plants bugs to test its checkers.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod body;
 mod builder;
@@ -70,7 +118,7 @@ pub use cenotaph_storage::{
 pub use bytes;
 pub use opendal::Operator;
 
-/// The examples of the README, run as doc tests.
+/// The example of the README, compiled as a doc test.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -7,6 +7,12 @@
 //! Guards the storage half of I1 to I9; ARCHITECTURE.md has the table of invariants. Actors and
 //! their tasks are in the crate `actors`. The only long-lived thread of this crate is the committer
 //! of the index. A short-lived thread closes each local blob.
+//!
+//! # Features
+//! - `contract`: the test suite of the trait [`Index`](index::Index), for its implementations.
+//! - `planted`: for the simulator, which plants bugs to test its checkers.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod blobs;
 pub mod decide;
