@@ -196,11 +196,18 @@ fn escape(plain: &[u8], into: &mut String) {
     for &byte in plain {
         match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'=' => into.push(char::from(byte)),
+            // Without `write!`: names are escaped on every request, byte by byte.
             _ => {
-                let _ = write!(into, "%{byte:02x}");
+                into.push('%');
+                into.push(hex_char(byte >> 4));
+                into.push(hex_char(byte & 0xf));
             }
         }
     }
+}
+
+fn hex_char(digit: u8) -> char {
+    char::from_digit(digit.into(), 16).expect("a digit is below 16")
 }
 
 /// Returns the bytes that `escaped` encodes, or `None` if an escape is invalid or incomplete.
