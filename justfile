@@ -26,6 +26,10 @@ gate *ARGS:
 example NAME:
     cargo run -p {{ if path_exists("sim/examples/" + NAME + ".rs") == "true" { "cenotaph-sim" } else { "cenotaph" } }} --example {{ NAME }}
 
+# Print the measures of how the code reads.
+measure-style:
+    cargo run -q -p cenotaph-tests --example measure_style
+
 # Simulate this many seeds.
 sim SEEDS="1000":
     cargo run --release -p cenotaph-sim -- run --seeds {{ SEEDS }}
