@@ -233,10 +233,10 @@ pub(crate) struct StatsArgs {
 /// Arguments of `scrub`.
 #[derive(Debug, Args)]
 pub(crate) struct ScrubArgs {
-    /// RepairLevel problems, but only where the repair loses no data.
+    /// Repair problems, but only where the repair loses no data.
     #[arg(long)]
     pub(crate) repair: bool,
-    /// RepairLevel, and delete objects that can't be repaired: their bytes or rows are missing or
+    /// Repair, and delete objects that can't be repaired: their bytes or rows are missing or
     /// damaged. Their contents are lost, even if a backup could restore them.
     #[arg(long)]
     pub(crate) drop_damaged: bool,

@@ -102,7 +102,7 @@ pub struct Scrub {
     rows_are_unreadable: bool,
 }
 
-/// ObjectVersion walk, with the range that remains.
+/// Current walk, with the range that remains.
 enum Stage {
     Rows(Range),
     Sessions(Box<Sessions>),

@@ -69,7 +69,7 @@ pub(crate) enum ShardMessage {
 pub(crate) enum Act {
     /// No action: the shard only confirms.
     Look,
-    /// RepairLevel in the same turn.
+    /// The shard repairs the damage in the same turn.
     Repair,
 }
 

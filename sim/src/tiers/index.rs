@@ -45,7 +45,7 @@ const LOW_MS_MAX: u64 = 2_000;
 
 /// Storage below an index.
 pub(crate) enum Medium {
-    /// The simulated disk of the durable_state.
+    /// The simulated disk of the durable state.
     Simulated,
     /// A real fjall database.
     Fjall(RealDisk),

@@ -53,7 +53,7 @@ pub(crate) struct DurableState {
     planted: Option<Bug>,
 }
 
-/// Mutable state of a durable_state except its tiers.
+/// Mutable part of the durable state, except its tiers.
 pub(crate) struct State {
     pub(crate) schedule: Schedule,
     pub(crate) faults: Faults,
