@@ -74,9 +74,7 @@ mod tests {
 
     #[test]
     fn blocks_are_the_chunks_in_order() {
-        let bytes: Vec<u8> = (0..2 * BLOCK_BYTES + 7)
-            .map(|at| (at % 251) as u8)
-            .collect();
+        let bytes: Vec<u8> = (0..251).cycle().take(2 * BLOCK_BYTES + 7).collect();
         for size in [
             1000,
             BLOCK_BYTES - 1,
@@ -96,7 +94,8 @@ mod tests {
     fn short_blob_in_a_single_chunk_is_not_copied() {
         let chunk = Bytes::from(vec![7; 5000]);
         let blocks = blocks(&[Bytes::new(), chunk.clone(), Bytes::new()]);
-        assert_eq!(blocks, [chunk.clone()]);
+        assert_eq!(blocks.len(), 1);
+        assert_eq!(blocks[0], chunk);
         assert_eq!(blocks[0].as_ptr(), chunk.as_ptr());
     }
 }
