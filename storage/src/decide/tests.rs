@@ -250,8 +250,10 @@ proptest! {
     /// made orphans, and no revision is both; versions only rise.
     #[test]
     fn every_revision_is_named_or_an_orphan_and_versions_rise(steps in proptest::collection::vec(step(), 0..40)) {
-        let (mut row_state, mut before) = (never(), never());
-        let (mut written, mut orphaned) = (BTreeSet::new(), BTreeSet::new());
+        let mut row_state = never();
+        let mut before = never();
+        let mut written = BTreeSet::new();
+        let mut orphaned = BTreeSet::new();
         for ((kind, stale, live), moment) in steps.into_iter().zip(1u64..) {
             let operation = u128::from(moment);
             let saw = if stale { &before } else { &row_state };

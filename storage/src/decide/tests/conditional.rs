@@ -96,7 +96,8 @@ fn amending_leaves_the_bytes_where_they_are() {
         else {
             panic!("{decision:?}")
         };
-        let (old, new) = (first.row().unwrap(), next.row().unwrap());
+        let old = first.row().unwrap();
+        let new = next.row().unwrap();
         assert_eq!(
             (&new.body, new.version, orphans.len()),
             (&old.body, Version::new(2), 0)

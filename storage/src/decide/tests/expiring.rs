@@ -111,7 +111,8 @@ fn overwriting_an_expired_tombstone_queues_its_blobs_and_begins_anew() {
 
 #[test]
 fn the_expirer_removes_what_is_due_and_nothing_else() {
-    let (object, expire) = (mortal(), doing(3, Mutation::Expire));
+    let object = mortal();
+    let expire = doing(3, Mutation::Expire);
     assert_eq!(decide(&expire, &object, 10), Decision::Unchanged);
     assert_eq!(decide(&expire, &never(), 99), Decision::Unchanged);
     let expected = [
@@ -186,7 +187,8 @@ fn a_read_extends_the_version_it_read_and_no_other() {
     let Decision::Commit { next, .. } = decide(&touch, &first, 4) else {
         panic!("it extends")
     };
-    let (old, new) = (first.row().unwrap(), next.row().unwrap());
+    let old = first.row().unwrap();
+    let new = next.row().unwrap();
     assert_eq!(
         (new.version, new.etag(), new.metadata.modified),
         (old.version, old.etag(), old.metadata.modified)

@@ -7,7 +7,8 @@ fn other() -> ObjectId {
 }
 
 fn rename(operation: u128) -> Rename {
-    let (from, to) = (id(), other());
+    let from = id();
+    let to = other();
     Rename {
         from,
         to,

@@ -529,9 +529,11 @@ proptest! {
         let begin = step(1, UploadMutation::Initiate(session(Phase::Open)));
         let mut view = UploadView { session: None, parts: Default::default(), row_state: never(), lost: BTreeSet::new(), change_is_live: true, is_pending: false };
         view = session_after(&view, &begin, 1);
-        let (mut brought, mut orphans) = (BTreeSet::new(), BTreeSet::new());
+        let mut brought = BTreeSet::new();
+        let mut orphans = BTreeSet::new();
         let mut entries = BTreeSet::from([upload_expiry_key(at(LIFETIME_MS), &id(), &upload())]);
-        let (mut now, mut commits) = (2, 0);
+        let mut now = 2;
+        let mut commits = 0;
         for (nth, act) in (100u128..).zip(acts) {
             let etag = |at: &u32| view.parts.get(&number(*at)).map_or(PartEtag::new(0), |part| part.etag);
             let swap = match &act {

@@ -27,7 +27,8 @@ fn number(number: u32) -> PartNumber {
 }
 
 fn session(phase: Phase) -> SeenEntry<UploadRecord> {
-    let (precondition, attributes) = (Precondition::None, Attributes::default());
+    let precondition = Precondition::None;
+    let attributes = Attributes::default();
     SeenEntry::Whole(UploadRecord {
         initiated: at(1),
         expires_at: at(500),

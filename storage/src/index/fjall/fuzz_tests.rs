@@ -237,7 +237,8 @@ async fn mutated_journal_is_divided_into_batches_and_damage() {
         small[at] == 1 && sealed == small[at..]
     });
     let small = small[start.unwrap()..].to_vec();
-    let (input, copy) = (Scratch::new(), Scratch::new());
+    let input = Scratch::new();
+    let copy = Scratch::new();
     let mode = Mode {
         after: None,
         witness: Some(5),
@@ -255,7 +256,8 @@ async fn mutated_journal_is_divided_into_batches_and_damage() {
 
 #[tokio::test]
 async fn mutated_record_is_refused_or_names_keyspaces() {
-    let (on_disk, scratch) = (flushed().await, scratch_directory());
+    let on_disk = flushed().await;
+    let scratch = scratch_directory();
     copy(&on_disk.path(), scratch.path());
     let path = scratch.path().join("store/record.json");
     let target = Target::new("record of an index", [fs::read(&path).unwrap()]).buffers(BUFFERS);
