@@ -84,7 +84,7 @@ fn delete(operation: u128) -> Swap {
     }
 }
 
-/// How the object stands after a swap that commits.
+/// State of the object after a swap that commits.
 fn after(row_state: &RowState, swap: &Swap) -> RowState {
     after_at(row_state, swap, at(1))
 }

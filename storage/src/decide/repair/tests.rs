@@ -60,7 +60,7 @@ fn sight(seen: &Seen, entry: Option<&'static [u8]>) -> Sight {
     }
 }
 
-/// What the batch does, table by table: whether it puts.
+/// Tables that the batch changes, in order; true for a put, false for a removal.
 fn does(repair: &Repair, sight: &Sight) -> Option<Vec<(Table, bool)>> {
     let plan = repair.decide(&id(), sight, at(1_700_000_000_000))?;
     Some(

@@ -145,7 +145,7 @@ fn an_extension_that_extends_nothing_commits_nothing() {
 }
 
 proptest! {
-    /// What a version or an etag once named, nothing else ever satisfies, whatever is deleted and
+    /// No later write satisfies an old version or etag, regardless of the objects deleted and
     /// created again.
     #[test]
     fn delete_and_recreate_never_satisfy_an_old_precondition(steps in proptest::collection::vec(0u8..4, 1..30)) {

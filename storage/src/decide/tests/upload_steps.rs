@@ -126,7 +126,7 @@ fn refused(swap: &UploadStep, view: &UploadView, now: u64) -> Error {
     }
 }
 
-/// What the session table and the expiry index hold after a batch on this view's session.
+/// State of the upload after the batch of this step.
 fn session_after(view: &UploadView, swap: &UploadStep, now: u64) -> UploadView {
     let mut next = view.clone();
     for (table, key, value) in swap.decide(view, at(now)).batch.ops() {
@@ -495,7 +495,7 @@ fn an_upload_past_its_lifetime_is_none_and_is_removed_by_nobody_but_the_expirer(
     }
 }
 
-/// What a random history does next.
+/// Next step of a random history.
 #[derive(Clone, Debug)]
 enum Act {
     Part(u32),
@@ -521,7 +521,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: each revision that was ever brought is named by the row
+    /// After steps in any order, each revision that was ever brought is named by the row
     /// or by a part of the open session, or is an orphan, and never both; and one upload commits
     /// once.
     #[test]

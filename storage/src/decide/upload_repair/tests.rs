@@ -64,7 +64,7 @@ fn seen(session: SeenEntry<UploadRecord>, parts: &[(u32, SeenEntry<Filed>)]) -> 
     }
 }
 
-/// What the batch does, table by table: whether it puts.
+/// Tables that the batch changes, in order; true for a put, false for a removal.
 fn does(repair: &UploadRepair, seen: &SeenUpload) -> Option<Vec<(Table, bool)>> {
     let plan = repair.decide(&id(), &upload(), seen, at(1_700_000_000_000))?;
     Some(
