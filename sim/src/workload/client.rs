@@ -17,6 +17,7 @@ use crate::world::scheduler::sleep;
 mod body;
 mod described;
 mod reads;
+mod selection;
 mod uploads;
 mod writes;
 

@@ -21,6 +21,7 @@ mod conditional;
 mod expiring;
 mod renaming;
 mod summary;
+mod upload_history;
 mod upload_steps;
 
 use summary::{Decision, Verdict, decision, plan, verdict};

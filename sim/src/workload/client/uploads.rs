@@ -12,6 +12,7 @@ use bytes::Bytes;
 use cenotaph::{Digest, Error, ErrorKind, Namespace, PartEtag, Upload, UploadId, UploadedPart};
 use futures::TryStreamExt;
 
+use super::selection::listed;
 use super::writes::{attributes, precondition};
 use super::{Client, DropWatch, body, failed};
 use crate::check::{About, Answer, Asked, Call, Demand};
@@ -409,7 +410,7 @@ impl Client {
     /// Completes an upload and counts repeated, refused and conflicting completions.
     async fn complete(&self, in_hand: &InHand, choice: Choice, demand: Demand) -> Answer {
         let InHand { known, upload } = in_hand;
-        let listed = listed(known, choice);
+        let listed = listed(&known.parts, choice);
         let etags = |listed: &Vec<(u32, PartEtag)>| {
             listed
                 .iter()
@@ -483,26 +484,4 @@ impl Client {
         }
         Ok(())
     }
-}
-
-/// Returns the parts that a completion lists, or `None` if it lists none.
-fn listed(known: &Known, choice: Choice) -> Option<Vec<(u32, PartEtag)>> {
-    let mut all: Vec<(u32, PartEtag)> = known
-        .parts
-        .iter()
-        .map(|(number, etag)| (*number, *etag))
-        .collect();
-    match choice {
-        Choice::Unlisted => return None,
-        Choice::Listed => {}
-        Choice::Half => all = all.into_iter().step_by(2).collect(),
-        Choice::WrongEtag => all
-            .iter_mut()
-            .rev()
-            .take(1)
-            .for_each(|(_, etag)| *etag = PartEtag::of(b"something else")),
-        Choice::Backwards => all.reverse(),
-        Choice::Missing => all.push((9_999, PartEtag::of(b"something else"))),
-    }
-    Some(all)
 }

@@ -5,28 +5,28 @@ use std::time::Duration;
 use super::*;
 use crate::decide::{PartRules, Selection, UploadMutation, UploadStep, UploadView};
 use crate::records::{
-    Filed, Part, Phase, Row, UploadRecord, is_part_key, part_key, read_expiry_key, read_part_key,
-    upload_expiry_key, upload_record_key,
+    Filed, Part, Phase, Row, UploadRecord, is_part_key, part_key, read_part_key, upload_expiry_key,
+    upload_record_key,
 };
 use crate::types::{PartEtag, PartNumber, UploadId};
 use crate::{Error, ErrorKind};
 
-const KEPT: Duration = Duration::from_millis(50);
-const LIFETIME_MS: u64 = 1000;
-const RULES: PartRules = PartRules {
+pub(super) const KEPT: Duration = Duration::from_millis(50);
+pub(super) const LIFETIME_MS: u64 = 1000;
+pub(super) const RULES: PartRules = PartRules {
     bytes_min: 0,
     total_bytes_max: 1000,
 };
 
-fn upload() -> UploadId {
+pub(super) fn upload() -> UploadId {
     UploadId::new(at(1), [7, 7])
 }
 
-fn number(number: u32) -> PartNumber {
+pub(super) fn number(number: u32) -> PartNumber {
     PartNumber::new(number).unwrap()
 }
 
-fn part(revision_number: u128, bytes: u64) -> Part {
+pub(super) fn part(revision_number: u128, bytes: u64) -> Part {
     let extent = Extent {
         revision: revision(revision_number),
         bytes,
@@ -39,7 +39,7 @@ fn part(revision_number: u128, bytes: u64) -> Part {
     }
 }
 
-fn session(phase: Phase) -> UploadRecord {
+pub(super) fn session(phase: Phase) -> UploadRecord {
     let attributes = Attributes {
         content_type: Some("a/b".into()),
         ..Attributes::default()
@@ -53,7 +53,7 @@ fn session(phase: Phase) -> UploadRecord {
     }
 }
 
-fn step(operation: u128, mutation: UploadMutation) -> UploadStep {
+pub(super) fn step(operation: u128, mutation: UploadMutation) -> UploadStep {
     UploadStep {
         id: id(),
         upload: upload(),
@@ -62,7 +62,7 @@ fn step(operation: u128, mutation: UploadMutation) -> UploadStep {
     }
 }
 
-fn filing(operation: u128, part_number: u32, bytes: u64) -> UploadStep {
+pub(super) fn filing(operation: u128, part_number: u32, bytes: u64) -> UploadStep {
     let part = part(operation + 1000, bytes);
     step(
         operation,
@@ -74,7 +74,7 @@ fn filing(operation: u128, part_number: u32, bytes: u64) -> UploadStep {
     )
 }
 
-fn completion(operation: u128, parts: Selection, row_state: &RowState) -> UploadStep {
+pub(super) fn completion(operation: u128, parts: Selection, row_state: &RowState) -> UploadStep {
     let expected = row_state.expectation(at(1));
     let precondition = Precondition::None;
     step(
@@ -89,12 +89,12 @@ fn completion(operation: u128, parts: Selection, row_state: &RowState) -> Upload
     )
 }
 
-fn abort(operation: u128) -> UploadStep {
+pub(super) fn abort(operation: u128) -> UploadStep {
     step(operation, UploadMutation::Abort { kept_for: KEPT })
 }
 
 /// An open upload with parts 1, 2 and 5.
-fn open() -> UploadView {
+pub(super) fn open() -> UploadView {
     let parts =
         [(1, 10), (2, 20), (5, 50)].map(|(at, bytes)| (number(at), part(u128::from(at), bytes)));
     UploadView {
@@ -107,7 +107,7 @@ fn open() -> UploadView {
     }
 }
 
-fn listed(parts: &[(u32, u128)]) -> Selection {
+pub(super) fn listed(parts: &[(u32, u128)]) -> Selection {
     Selection::Listed(
         parts
             .iter()
@@ -116,7 +116,7 @@ fn listed(parts: &[(u32, u128)]) -> Selection {
     )
 }
 
-fn refused(swap: &UploadStep, view: &UploadView, now: u64) -> Error {
+pub(super) fn refused(swap: &UploadStep, view: &UploadView, now: u64) -> Error {
     match verdict(swap, view, at(now)) {
         Verdict::Refuse { error, .. } => {
             assert_eq!(error.kind(), ErrorKind::Invalid);
@@ -127,7 +127,7 @@ fn refused(swap: &UploadStep, view: &UploadView, now: u64) -> Error {
 }
 
 /// State of the upload after the batch of this step.
-fn session_after(view: &UploadView, swap: &UploadStep, now: u64) -> UploadView {
+pub(super) fn session_after(view: &UploadView, swap: &UploadStep, now: u64) -> UploadView {
     let mut next = view.clone();
     for (table, key, value) in swap.decide(view, at(now)).batch.ops() {
         match (table, value) {
@@ -492,99 +492,5 @@ fn an_upload_past_its_lifetime_is_none_and_is_removed_by_nobody_but_the_expirer(
             refused(&swap, &view, LIFETIME_MS).to_string(),
             crate::no_such_upload().to_string()
         );
-    }
-}
-
-/// Next step of a random history.
-#[derive(Clone, Debug)]
-enum Act {
-    Part(u32),
-    Complete(Vec<u32>),
-    CompleteAll,
-    Abort,
-    Overwrite,
-    Wait(u64),
-    Expire,
-}
-
-fn acts() -> impl Strategy<Value = Vec<Act>> {
-    let act = prop_oneof![
-        6 => (1..4u32).prop_map(Act::Part),
-        2 => proptest::sample::subsequence(vec![1, 2, 3], 1..4).prop_map(Act::Complete),
-        1 => Just(Act::CompleteAll),
-        1 => Just(Act::Abort),
-        1 => Just(Act::Overwrite),
-        1 => (1..80u64).prop_map(Act::Wait),
-        1 => Just(Act::Expire),
-    ];
-    proptest::collection::vec(act, 1..25)
-}
-
-proptest! {
-    /// After steps in any order, each revision that was ever brought is named by the row
-    /// or by a part of the open session, or is an orphan, and never both; and one upload commits
-    /// once.
-    #[test]
-    fn no_part_is_lost_and_none_is_left(acts in acts()) {
-        let begin = step(1, UploadMutation::Initiate(session(Phase::Open)));
-        let mut view = UploadView { session: None, parts: Default::default(), row_state: never(), lost: BTreeSet::new(), change_is_live: true, is_pending: false };
-        view = session_after(&view, &begin, 1);
-        let mut brought = BTreeSet::new();
-        let mut orphans = BTreeSet::new();
-        let mut entries = BTreeSet::from([upload_expiry_key(at(LIFETIME_MS), &id(), &upload())]);
-        let mut now = 2;
-        let mut commits = 0;
-        for (nth, act) in (100u128..).zip(acts) {
-            let etag = |at: &u32| view.parts.get(&number(*at)).map_or(PartEtag::new(0), |part| part.etag);
-            let swap = match &act {
-                Act::Part(number) => filing(nth, *number, 1),
-                Act::Complete(parts) => {
-                    let listed = parts.iter().map(|at| (number(*at), etag(at))).collect();
-                    completion(nth, Selection::Listed(listed), &view.row_state)
-                }
-                Act::CompleteAll => completion(nth, Selection::All, &view.row_state),
-                Act::Abort => abort(nth),
-                Act::Expire => step(nth, UploadMutation::Expire),
-                Act::Wait(ms) => {
-                    now += ms;
-                    continue;
-                }
-                Act::Overwrite => {
-                    let swap = inline(nth, 1);
-                    if let Decision::Commit { next, orphans: queued, .. } = decision(&swap, &view.row_state, true, at(now)) {
-                        orphans.extend(queued.into_iter().map(|key| key.revision));
-                        view.row_state = next;
-                    }
-                    continue;
-                }
-            };
-            if let UploadMutation::Part { part, .. } = &swap.mutation {
-                brought.insert(part.extent.revision);
-            }
-            let found = verdict(&swap, &view, at(now));
-            commits += u32::from(matches!(found, Verdict::Complete { .. }));
-            for (table, key, value) in swap.decide(&view, at(now)).batch.ops() {
-                match (table, value) {
-                    (Table::Orphans, Some(_)) => drop(orphans.insert(RevisionId::from_slice(key).unwrap())),
-                    (Table::Expiry, Some(_)) => drop(entries.insert(key.clone())),
-                    (Table::Expiry, None) => prop_assert!(entries.remove(key), "an entry is removed once"),
-                    _ => {}
-                }
-            }
-            view = session_after(&view, &swap, now);
-            let of_row = view.row_state.row().map(Row::revisions).unwrap_or_default();
-            let named: BTreeSet<_> =
-                of_row.into_iter().chain(view.parts.values().map(|part| part.extent.revision)).collect();
-            prop_assert!(named.is_disjoint(&orphans), "{act:?}");
-            prop_assert_eq!(named.union(&orphans).copied().collect::<BTreeSet<_>>(), brought.clone(), "{:?}", act);
-            prop_assert!(commits <= 1);
-            let is_open = view.session.as_ref().is_some_and(|session| session.phase == Phase::Open);
-            prop_assert!(is_open || view.parts.is_empty(), "parts are of open uploads only");
-            prop_assert_eq!(entries.len(), usize::from(view.session.is_some()));
-            for entry in &entries {
-                let due = read_expiry_key(entry).unwrap().0;
-                prop_assert_eq!(Some(due), view.session.as_ref().map(|session| session.expires_at));
-            }
-        }
     }
 }
