@@ -8,7 +8,7 @@ use cenotaph_actors::{Limits, NamespaceLimits};
 use cenotaph_storage::ReadLimits;
 use cenotaph_storage::blobs::BlobOptions;
 use cenotaph_storage::index::fjall::FjallOptions;
-use cenotaph_storage::{Error, ErrorKind, Result};
+use cenotaph_storage::{Error, ErrorKind, Namespace, Result};
 use serde::{Deserialize, Serialize};
 
 /// Default maximum length of a payload in the index, in bytes: 1 MiB. A longer payload goes to the
@@ -105,7 +105,7 @@ impl Config {
             None => {
                 // These values have rules of their own instead of numeric bounds.
                 self.blobs.modes.check("blobs.modes")?;
-                crate::namespaces::configured(&self.namespaces).map(drop)
+                configured_namespaces(&self.namespaces).map(drop)
             }
             Some((field, value, bounds)) => {
                 let min = bounds.start();
@@ -117,6 +117,23 @@ impl Config {
             }
         }
     }
+}
+
+/// Parses the namespaces of a configuration, and checks their limits.
+pub(crate) fn configured_namespaces(
+    namespaces: &BTreeMap<String, NamespaceLimits>,
+) -> Result<Vec<(Namespace, NamespaceLimits)>> {
+    let parsed = namespaces.iter().map(|(namespace, limits)| {
+        limits
+            .check()
+            .and_then(|()| namespace.parse())
+            .map(|parsed| (parsed, limits.clone()))
+            .map_err(|error| {
+                let message = format!("invalid limits of a namespace: namespace={namespace:?}");
+                Error::new(ErrorKind::Invalid, "open", message).with_source(error)
+            })
+    });
+    parsed.collect()
 }
 
 /// Bounds of the writes in progress.

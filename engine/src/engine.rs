@@ -3,17 +3,14 @@
 //! The method of each operation is in the file of that operation (`put.rs`, `get.rs`, ..).
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use cenotaph_actors::{ActorStats, Namespaces, Tiered};
 use cenotaph_storage::index::{Index, IndexStats, SpaceStats};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, ReadStats, ReadUse, Reads, Result};
 
-use crate::builder::Builder;
 use crate::config::Config;
-use crate::ops::get::Object;
-use crate::ops::update_queue::UpdateQueues;
+use crate::update_queue::UpdateQueues;
 
 /// A tiered object store, embedded in a service.
 ///
@@ -79,14 +76,6 @@ pub struct Stats {
 }
 
 impl Engine {
-    /// Returns a builder of an engine that keeps its data in the directory `data`.
-    ///
-    /// The index is in `data/index`. The blobs are in `data/blobs`, unless the builder names
-    /// another blob tier. Opening creates the directories if they are missing.
-    pub fn builder(data: impl Into<PathBuf>) -> Builder {
-        Builder::new(data.into())
-    }
-
     pub(crate) fn assemble(parts: Parts) -> Self {
         let Parts {
             config,
@@ -257,20 +246,6 @@ impl Engine {
 
     pub(crate) fn index(&self) -> &Arc<dyn Index> {
         &self.0.index
-    }
-
-    /// Extends the deadline of an object that was read, if its time to idle requires that. The read
-    /// does not wait for the extension.
-    pub(crate) fn was_read(&self, object: &Object) {
-        let metadata = object.metadata();
-        let policy = metadata.attributes.expiration;
-        if policy
-            .extended_by_read(metadata.expires_at, self.0.env.steady_now())
-            .is_some()
-        {
-            // The operation id names the write that was read. A write in between is not refreshed.
-            self.0.tiered.touch(object.id(), object.etag().operation());
-        }
     }
 
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<()> {

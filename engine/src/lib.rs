@@ -73,6 +73,8 @@ mod opened;
 mod ops;
 mod read_only;
 mod salvage;
+mod startup;
+mod update_queue;
 
 pub use body::Body;
 pub use builder::Builder;
@@ -98,7 +100,7 @@ pub use cenotaph_actors::{
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;
 pub use cenotaph_storage::blobs::{BlobOptions, object_of_blob};
-pub use cenotaph_storage::decide::{Deleted, Outcome, Precondition, PutResult};
+pub use cenotaph_storage::decide::{Deleted, Precondition, PutResult, WriteOutcome};
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{Index, IndexStats, SpaceStats, Table, UnreadableRange};
 pub use cenotaph_storage::records::{

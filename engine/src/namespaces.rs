@@ -2,12 +2,11 @@
 //!
 //! The admission itself is in `cenotaph_actors::Namespaces`.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use cenotaph_actors::{NamespaceLimits, NamespacePermit};
-use cenotaph_storage::{Error, ErrorKind, Namespace, ObjectMeta, OpenObject, Result};
+use cenotaph_storage::{Namespace, ObjectMeta, OpenObject, Result};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 
@@ -69,23 +68,6 @@ impl Engine {
     pub fn namespace_limits(&self, namespace: &Namespace) -> NamespaceLimits {
         self.namespaces().get(namespace)
     }
-}
-
-/// Parses the namespaces of a configuration, and checks their limits.
-pub(crate) fn configured(
-    namespaces: &BTreeMap<String, NamespaceLimits>,
-) -> Result<Vec<(Namespace, NamespaceLimits)>> {
-    let parsed = namespaces.iter().map(|(namespace, limits)| {
-        limits
-            .check()
-            .and_then(|()| namespace.parse())
-            .map(|parsed| (parsed, limits.clone()))
-            .map_err(|error| {
-                let message = format!("invalid limits of a namespace: namespace={namespace:?}");
-                Error::new(ErrorKind::Invalid, "open", message).with_source(error)
-            })
-    });
-    parsed.collect()
 }
 
 /// An open object whose bytes are paced by the limits of its namespace.

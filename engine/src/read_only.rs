@@ -16,9 +16,9 @@ use cenotaph_storage::ownership::{Claim, Place};
 use cenotaph_storage::records::last_epoch;
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
 
-use crate::builder::{open_when_free, reads_and_namespaces};
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
+use crate::startup::{open_when_free, reads_and_namespaces};
 
 /// Opens a view of the index in `path`. The private directory of the view is below `views`.
 pub(crate) async fn open_view(

@@ -2,24 +2,25 @@
 //! them.
 //!
 //! ```text
-//! bug of a decision       a changed plan             tamper_swap, tamper_step
+//! bug of a decision       a changed plan             World::tamper
 //! bug of the index        a decorator of the index   mutants/index.rs
 //! bug of another place    a fail point               Env::planted, in production code
 //! ```
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{
-    Effect, Event, Mutation, Plan, Precondition, PutResult, RowState, Swap, SwapReply,
-    UploadMutation, revision_key,
+    Effect, Event, Mutation, Precondition, RowState, Swap, UploadMutation, revision_key,
 };
 use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::planted::{Bug, DecidedStep, DecidedSwap};
+use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::{
     LateWrite, Orphan, Row, expiry_key, expiry_value, part_key, upload_expiry_key,
 };
+use cenotaph_storage::tamper::{DecidedStep, DecidedSwap};
 use cenotaph_storage::{Error, ErrorKind, OperationId};
 
 pub(crate) mod index;
@@ -32,15 +33,24 @@ pub(crate) struct Mutants {
 }
 
 impl Mutants {
-    pub(crate) fn tamper_swap(
-        &self,
-        bug: Bug,
-        decided: DecidedSwap<'_>,
-        plan: &mut Plan<SwapReply>,
-    ) {
-        let DecidedSwap { swap, view, now } = decided;
+    /// Changes a decision so that it has this bug.
+    pub(crate) fn tamper(&self, bug: Bug, decided: &mut dyn Any) {
+        if let Some(swap) = decided.downcast_mut() {
+            self.tamper_swap(bug, swap);
+        } else if let Some(step) = decided.downcast_mut() {
+            tamper_step(bug, step);
+        }
+    }
+
+    fn tamper_swap(&self, bug: Bug, decided: &mut DecidedSwap) {
+        let DecidedSwap {
+            swap,
+            view,
+            now,
+            plan,
+        } = decided;
+        let now = *now;
         let is_commit = !plan.rows.is_empty();
-        let old = view.row_state.row();
         match bug {
             Bug::OldRevisionNotQueued if is_commit => forget_orphans(&mut plan.batch),
             Bug::ExpiredTombstoneNotQueued
@@ -70,12 +80,12 @@ impl Mutants {
             }
             Bug::TouchResurrects => {
                 if let Mutation::Touch { seen } = swap.mutation
-                    && old.is_none_or(|row| row.operation != seen)
+                    && view.row_state.row().is_none_or(|row| row.operation != seen)
                 {
-                    self.resurrect(seen, decided, plan);
+                    self.resurrect(seen, decided);
                 }
                 let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-                for (_, row_state) in &plan.rows {
+                for (_, row_state) in &decided.plan.rows {
                     if let RowState::Present(row) = row_state {
                         rows.insert(row.operation, row.clone());
                     }
@@ -86,19 +96,20 @@ impl Mutants {
     }
 
     /// Writes back the row that was read, although it was overwritten or deleted since.
-    fn resurrect(
-        &self,
-        seen: OperationId,
-        DecidedSwap { swap, view, now }: DecidedSwap<'_>,
-        plan: &mut Plan<SwapReply>,
-    ) {
+    fn resurrect(&self, seen: OperationId, decided: &mut DecidedSwap) {
+        let DecidedSwap {
+            swap,
+            view,
+            now,
+            plan,
+        } = decided;
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut row) = rows.get(&seen).cloned() else {
             return;
         };
         let old = row.metadata.expires_at;
         let policy = row.metadata.attributes.expiration;
-        let Some(deadline) = policy.extended_by_read(old, now) else {
+        let Some(deadline) = policy.extended_by_read(old, *now) else {
             return;
         };
         row.metadata.expires_at = Some(deadline);
@@ -116,11 +127,7 @@ impl Mutants {
     }
 }
 
-pub(crate) fn tamper_step(
-    bug: Bug,
-    DecidedStep { step, view }: DecidedStep<'_>,
-    plan: &mut Plan<Option<PutResult>>,
-) {
+fn tamper_step(bug: Bug, DecidedStep { step, view, plan }: &mut DecidedStep) {
     let is_part = |revision: &[u8]| {
         let mut parts = view.parts.values();
         parts.any(|part| part.extent.revision.as_bytes() == revision)

@@ -4,6 +4,8 @@
 //! (`env/real.rs`). A simulator or a test implements `World`, and thereby controls time, randomness
 //! and order.
 
+#[cfg(feature = "planted")]
+use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -16,7 +18,7 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::decide::{Plan, PutResult, Swap, SwapReply, SwapView, UploadStep, UploadView};
+use crate::planted::Bug;
 use crate::types::{
     Error, ErrorKind, OperationId, Result, RevisionId, StoreId, Timestamp, UploadId, WallTime,
 };
@@ -77,27 +79,18 @@ pub trait World: Send + Sync + 'static {
         let _ = (kind, number);
     }
 
-    /// Returns `true` if this world plants a [`Bug`](crate::planted::Bug), to test its checks.
+    /// Returns `true` if this world plants a [`Bug`], to test its checks.
     #[cfg(feature = "planted")]
-    fn planted(&self, bug: crate::planted::Bug) -> bool {
+    fn planted(&self, bug: Bug) -> bool {
         let _ = bug;
         false
     }
 
-    /// Changes the plan of a swap, to plant a [`Bug`](crate::planted::Bug) in it.
+    /// Changes a decision, to plant a [`Bug`] in it. The types of `decided` are in
+    /// [`tamper`](crate::tamper).
     #[cfg(feature = "planted")]
-    fn tamper_swap(&self, decided: crate::planted::DecidedSwap<'_>, plan: &mut Plan<SwapReply>) {
-        let _ = (decided, plan);
-    }
-
-    /// Changes the plan of a step of an upload, to plant a [`Bug`](crate::planted::Bug) in it.
-    #[cfg(feature = "planted")]
-    fn tamper_step(
-        &self,
-        decided: crate::planted::DecidedStep<'_>,
-        plan: &mut Plan<Option<PutResult>>,
-    ) {
-        let _ = (decided, plan);
+    fn tamper(&self, decided: &mut dyn Any) {
+        let _ = decided;
     }
 }
 
@@ -380,44 +373,20 @@ impl Env {
 
     /// Returns `true` if this bug is planted. Always `false` without the feature `planted`.
     #[cfg(feature = "planted")]
-    pub fn planted(&self, bug: crate::planted::Bug) -> bool {
+    pub fn planted(&self, bug: Bug) -> bool {
         self.world.planted(bug)
     }
 
     /// Returns `true` if this bug is planted. Always `false` without the feature `planted`.
     #[cfg(not(feature = "planted"))]
-    pub const fn planted(&self, _: crate::planted::Bug) -> bool {
+    pub const fn planted(&self, _: Bug) -> bool {
         false
     }
 
-    /// Lets the world change the plan of a swap. Does nothing without the feature `planted`.
-    pub fn tamper_swap(
-        &self,
-        swap: &Swap,
-        view: &SwapView,
-        now: Timestamp,
-        plan: &mut Plan<SwapReply>,
-    ) {
-        #[cfg(feature = "planted")]
-        self.world
-            .tamper_swap(crate::planted::DecidedSwap { swap, view, now }, plan);
-        #[cfg(not(feature = "planted"))]
-        let _ = (swap, view, now, plan);
-    }
-
-    /// Lets the world change the plan of a step of an upload. Does nothing without the feature
-    /// `planted`.
-    pub fn tamper_step(
-        &self,
-        step: &UploadStep,
-        view: &UploadView,
-        plan: &mut Plan<Option<PutResult>>,
-    ) {
-        #[cfg(feature = "planted")]
-        self.world
-            .tamper_step(crate::planted::DecidedStep { step, view }, plan);
-        #[cfg(not(feature = "planted"))]
-        let _ = (step, view, plan);
+    /// Lets the world change a decision. See [`World::tamper`].
+    #[cfg(feature = "planted")]
+    pub(crate) fn tamper(&self, decided: &mut dyn Any) {
+        self.world.tamper(decided);
     }
 
     /// Passes a sync point. See [`World::pass`].

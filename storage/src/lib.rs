@@ -26,6 +26,7 @@ mod read;
 pub mod records;
 pub mod salvage;
 pub mod scrub;
+pub mod tamper;
 mod types;
 
 pub use env::{Env, Real, SyncPoint, World};

@@ -1,31 +1,10 @@
 //! Bugs that can be planted to show that the simulator finds them: [`Bug`].
 //!
-//! Most bugs are changes to a plan, which the simulated world makes
-//! ([`Env::tamper_swap`](crate::Env::tamper_swap), [`Env::tamper_step`](crate::Env::tamper_step)).
-//! Others are activated at a single place through [`Env::planted`](crate::Env::planted). Without
-//! the feature `planted`, these functions do nothing. Only tests of the checks of the simulator
-//! turn the feature on. Three bugs are bugs of an index (the first two and
-//! `SnapshotDropsOverwritten`); the simulator implements them around its index.
-
-/// A swap whose plan the world may change.
-#[derive(Clone, Copy, Debug)]
-pub struct DecidedSwap<'a> {
-    /// Swap.
-    pub swap: &'a crate::decide::Swap,
-    /// State that the plan was decided on.
-    pub view: &'a crate::decide::SwapView,
-    /// Time of the decision.
-    pub now: crate::Timestamp,
-}
-
-/// A step of an upload whose plan the world may change.
-#[derive(Clone, Copy, Debug)]
-pub struct DecidedStep<'a> {
-    /// Step.
-    pub step: &'a crate::decide::UploadStep,
-    /// State that the plan was decided on.
-    pub view: &'a crate::decide::UploadView,
-}
+//! Most bugs are changes to a plan, which the simulated world makes (`tamper.rs`). Others are
+//! activated at a single place through [`Env::planted`](crate::Env::planted). Without the feature
+//! `planted`, both do nothing. Only tests of the checks of the simulator turn the feature on. Three
+//! bugs are bugs of an index (the first two and `SnapshotDropsOverwritten`); the simulator
+//! implements them around its index.
 
 /// Deliberate mistake that the simulator must find. The invariant that it breaks is in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,7 @@
 //! objects of each (`runtime/shard_lock.rs`).
 
 use cenotaph_storage::decide::{self, Plan, Swap, SwapReply};
-use cenotaph_storage::{ObjectId, OperationId, Result, SyncPoint};
+use cenotaph_storage::{ObjectId, OperationId, Result, SyncPoint, tamper};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
@@ -138,9 +138,9 @@ impl Shard {
         let mut reader = Reader::new(&*self.context.index, pending);
         let view = reader.swap_view(swap).await?;
         let now = self.context.env.steady_now();
-        let mut plan = swap.decide(&view, now);
-        // Test hook of planted bugs: without the feature it does nothing.
-        self.context.env.tamper_swap(swap, &view, now, &mut plan);
+        let plan = swap.decide(&view, now);
+        // Hook of planted bugs: without the feature it returns the same plan.
+        let plan = tamper::swap(&self.context.env, swap, view, now, plan);
         Ok(plan.based_on(reader.into_reads()))
     }
 

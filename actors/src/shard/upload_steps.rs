@@ -11,7 +11,7 @@ use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::records::{
     Filed, Phase, UploadRecord, parts_prefix, read_part_key, upload_record_key,
 };
-use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, Result};
+use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, Result, tamper};
 
 use super::{Reader, Shard};
 use crate::admission::permits::Permit;
@@ -82,8 +82,8 @@ impl Shard {
     ) -> Result<Plan<Option<PutResult>>> {
         let mut reader = Reader::new(&*self.context.index, pending);
         let view = view(&mut reader, step).await?;
-        let mut plan = step.decide(&view, self.context.env.steady_now());
-        self.context.env.tamper_step(step, &view, &mut plan);
+        let plan = step.decide(&view, self.context.env.steady_now());
+        let plan = tamper::step(&self.context.env, step, view, plan);
         Ok(plan.based_on(reader.into_reads()))
     }
 }

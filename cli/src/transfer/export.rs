@@ -127,7 +127,7 @@ async fn total_bytes(store: &Store, report: &Report, prefix: &str) -> Result<Opt
 }
 
 /// Result of the export of an object.
-enum Outcome {
+enum ExportOutcome {
     /// The file was written and has this many bytes.
     Written(u64),
     /// The file was up to date and has this many bytes.
@@ -149,24 +149,24 @@ struct Job<'a> {
 
 impl Job<'_> {
     /// Exports an object.
-    async fn export_object(&self, head: ObjectMeta) -> Outcome {
+    async fn export_object(&self, head: ObjectMeta) -> ExportOutcome {
         let relative = head
             .id
             .key()
             .strip_prefix(self.prefix)
             .and_then(tree::path_of);
         let Some(path) = relative.map(|relative| self.dir.join(relative)) else {
-            return Outcome::Failed("the key has no path below the directory".to_owned());
+            return ExportOutcome::Failed("the key has no path below the directory".to_owned());
         };
         let file_metadata = self.file_metadata(&head);
         let existing = match self.plan(&head, &path, file_metadata).await {
             Ok(Plan::Write(existing)) => existing,
-            Ok(Plan::Keep) => return Outcome::Unchanged(head.metadata.size),
-            Err(why) => return Outcome::Failed(why),
+            Ok(Plan::Keep) => return ExportOutcome::Unchanged(head.metadata.size),
+            Err(why) => return ExportOutcome::Failed(why),
         };
         match self.write(&head, &path, file_metadata, existing).await {
-            Ok(bytes) => Outcome::Written(bytes),
-            Err(failure) => Outcome::Failed(failure.to_string()),
+            Ok(bytes) => ExportOutcome::Written(bytes),
+            Err(failure) => ExportOutcome::Failed(failure.to_string()),
         }
     }
 
@@ -367,23 +367,23 @@ struct Exported {
 
 impl Exported {
     /// Counts and prints the result of an object.
-    fn take(&mut self, report: &Report, key: &str, outcome: Outcome) -> Result<(), Failure> {
+    fn take(&mut self, report: &Report, key: &str, outcome: ExportOutcome) -> Result<(), Failure> {
         let file = |bytes: u64, outcome: &str| match report.is_json() {
             true => report
                 .json(&json!({ "event": "file", "key": key, "bytes": bytes, "outcome": outcome })),
             false => Ok(()),
         };
         match outcome {
-            Outcome::Written(bytes) => {
+            ExportOutcome::Written(bytes) => {
                 self.files += 1;
                 self.bytes += bytes;
                 file(bytes, "exported")
             }
-            Outcome::Unchanged(bytes) => {
+            ExportOutcome::Unchanged(bytes) => {
                 self.unchanged += 1;
                 file(bytes, "unchanged")
             }
-            Outcome::Failed(why) => {
+            ExportOutcome::Failed(why) => {
                 self.failed += 1;
                 report.note(&format!("failed: {}: {why}", human::key(key)));
                 match report.is_json() {

@@ -78,7 +78,7 @@ pub(crate) struct Imported {
 }
 
 /// Result of a step of the walk.
-enum Outcome {
+enum ImportOutcome {
     /// The file was put.
     Put(Found),
     /// The file was already imported.
@@ -121,14 +121,14 @@ pub(crate) async fn import(
     let mut failures_in_a_row = 0;
     while let Some(outcome) = outcomes.next().await {
         match &outcome {
-            Outcome::Failed {
+            ImportOutcome::Failed {
                 is_of_store: true, ..
             } => failures_in_a_row += 1,
             // All later files would fail as well.
-            Outcome::Over(_) => failures_in_a_row = STORE_FAILURES_MAX,
-            Outcome::Put(_) | Outcome::Unchanged(_) => failures_in_a_row = 0,
+            ImportOutcome::Over(_) => failures_in_a_row = STORE_FAILURES_MAX,
+            ImportOutcome::Put(_) | ImportOutcome::Unchanged(_) => failures_in_a_row = 0,
             // These do not reach the store, so they neither confirm nor refute its failure.
-            Outcome::Skipped { .. } | Outcome::Failed { .. } => {}
+            ImportOutcome::Skipped { .. } | ImportOutcome::Failed { .. } => {}
         }
         bar.item_done();
         imported.take(report, plan.tells, outcome)?;
@@ -142,14 +142,14 @@ pub(crate) async fn import(
 }
 
 /// Imports a step of the walk.
-async fn import_step(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> Outcome {
+async fn import_step(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> ImportOutcome {
     match step {
         Step::File(found) => import_file(store, by, found, bar).await,
-        Step::Skipped { path, why } => Outcome::Skipped {
+        Step::Skipped { path, why } => ImportOutcome::Skipped {
             path: path.display().to_string(),
             why,
         },
-        Step::Failed { path, why } => Outcome::Failed {
+        Step::Failed { path, why } => ImportOutcome::Failed {
             path,
             why,
             is_of_store: false,
@@ -158,8 +158,8 @@ async fn import_step(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> Out
 }
 
 /// Imports a file unless it is unchanged.
-async fn import_file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> Outcome {
-    let failed = |why: String, is_of_store| Outcome::Failed {
+async fn import_file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> ImportOutcome {
+    let failed = |why: String, is_of_store| ImportOutcome::Failed {
         path: found.path.display().to_string(),
         why,
         is_of_store,
@@ -169,7 +169,7 @@ async fn import_file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> O
         Err(failure) => return failed(failure.to_string(), false),
     };
     match is_unchanged(store, by, &found, &id, bar).await {
-        Ok(true) => return Outcome::Unchanged(found),
+        Ok(true) => return ImportOutcome::Unchanged(found),
         Ok(false) => {}
         Err(error) => return failed(one_line(&error), true),
     }
@@ -188,13 +188,13 @@ async fn import_file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> O
             ..PutOptions::default()
         };
         match put_file(store, &id, &source, &put_options, bar).await {
-            Ok(_) => return Outcome::Put(current),
+            Ok(_) => return ImportOutcome::Put(current),
             Err(error) if error.is_of_source() && !is_last => match refresh(&current).await {
                 Ok(again) => current = again,
                 Err(error) => return failed(PutError::File(error).message(), false),
             },
             Err(PutError::Store(error)) if is_over(&error) => {
-                return Outcome::Over(one_line(&error));
+                return ImportOutcome::Over(one_line(&error));
             }
             Err(error) => return failed(error.message(), matches!(error, PutError::Store(_))),
         }
@@ -251,7 +251,12 @@ async fn is_unchanged(
 
 impl Imported {
     /// Counts and prints the result of a step.
-    fn take(&mut self, report: &Report, tells: Tells, outcome: Outcome) -> Result<(), Failure> {
+    fn take(
+        &mut self,
+        report: &Report,
+        tells: Tells,
+        outcome: ImportOutcome,
+    ) -> Result<(), Failure> {
         let is_json = report.is_json() && tells == Tells::Everything;
         let file = |found: &Found, outcome: &str| match is_json {
             true => report.json(&json!({
@@ -263,16 +268,16 @@ impl Imported {
             false => Ok(()),
         };
         match outcome {
-            Outcome::Put(found) => {
+            ImportOutcome::Put(found) => {
                 self.files += 1;
                 self.bytes += found.bytes;
                 file(&found, "imported")
             }
-            Outcome::Unchanged(found) => {
+            ImportOutcome::Unchanged(found) => {
                 self.unchanged += 1;
                 file(&found, "unchanged")
             }
-            Outcome::Skipped { path, why } => {
+            ImportOutcome::Skipped { path, why } => {
                 self.skipped += 1;
                 match is_json {
                     true => report.json(&json!({ "event": "skipped", "path": path, "why": why })),
@@ -283,7 +288,7 @@ impl Imported {
                     false => Ok(()),
                 }
             }
-            Outcome::Failed { path, why, .. } => {
+            ImportOutcome::Failed { path, why, .. } => {
                 self.failed += 1;
                 report.note(&format!("failed: {path}: {why}"));
                 if is_json {
@@ -292,7 +297,9 @@ impl Imported {
                     Ok(())
                 }
             }
-            Outcome::Over(why) => Err(Failure::Failed(format!("the store has failed: {why}"))),
+            ImportOutcome::Over(why) => {
+                Err(Failure::Failed(format!("the store has failed: {why}")))
+            }
         }
     }
 

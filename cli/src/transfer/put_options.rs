@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use cenotaph::{Attributes, ErrorKind, Expiration, ObjectId, Outcome, Precondition, PutResult};
+use cenotaph::{
+    Attributes, ErrorKind, Expiration, ObjectId, Precondition, PutResult, WriteOutcome,
+};
 use serde_json::{Value, json};
 
 use crate::transfer::retry::Retryable;
@@ -112,7 +114,7 @@ pub(crate) fn print_written(
             fields["version"] = json!(version);
             fields["etag"] = json!(written.etag);
             fields["created"] = json!(written.created);
-            fields["superseded"] = json!(written.outcome == Outcome::Superseded);
+            fields["superseded"] = json!(written.outcome == WriteOutcome::Superseded);
             fields
         },
         || match version {

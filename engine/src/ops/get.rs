@@ -85,6 +85,20 @@ impl Engine {
         };
         observe(self, "head", span, head).await
     }
+
+    /// Extends the deadline of an object that was read, if its time to idle requires that. The read
+    /// does not wait for the extension.
+    pub(crate) fn was_read(&self, object: &Object) {
+        let metadata = object.metadata();
+        let policy = metadata.attributes.expiration;
+        if policy
+            .extended_by_read(metadata.expires_at, self.env().steady_now())
+            .is_some()
+        {
+            // The operation id names the write that was read. A write in between is not refreshed.
+            self.tiered().touch(object.id(), object.etag().operation());
+        }
+    }
 }
 
 /// Builder of a get. `.await` it to run the get. See [`Engine::get`].

@@ -10,5 +10,4 @@ pub(crate) mod put;
 pub(crate) mod scrub;
 pub(crate) mod setters;
 pub(crate) mod update;
-pub(crate) mod update_queue;
 pub(crate) mod usage;

@@ -23,7 +23,7 @@ impl Engine {
     /// new object; they never see a mixture.
     ///
     /// A small put whose precondition holds always replaces the current object. A large put may be
-    /// *superseded*: its result is then [`Outcome::Superseded`](crate::Outcome::Superseded), which
+    /// *superseded*: its result is then [`WriteOutcome::Superseded`](crate::WriteOutcome::Superseded), which
     /// is not an error, and the put counts as overwritten at the moment it was made. A large put is
     /// superseded if, between its beginning and its commit,
     /// - the tombstone that existed at its beginning was replaced or deleted, or
@@ -84,7 +84,7 @@ impl Engine {
 /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
 /// let put = engine.put("cats/tom.jpg", vec![0xff, 0xd8]);
 /// let written = put.content_type("image/jpeg").custom("album", "pets").await?;
-/// assert_eq!(written.outcome, cenotaph::Outcome::Applied);
+/// assert_eq!(written.outcome, cenotaph::WriteOutcome::Applied);
 /// let head = engine.head("cats/tom.jpg").await?.expect("it was just put");
 /// assert_eq!(head.metadata.attributes.custom["album"], "pets");
 /// assert_eq!(Some(head.etag), written.etag);

@@ -24,7 +24,7 @@ use crate::opened::Opened;
 use crate::ops::get::Object;
 use crate::ops::put::Put;
 use crate::ops::setters::attributes_setters;
-use crate::ops::update_queue::Waiter;
+use crate::update_queue::Waiter;
 
 /// Delay after the first conflict. Each further conflict doubles the delay, and a random delay of
 /// up to the same length is added.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{Outcome, Precondition, PutResult};
+use cenotaph_storage::decide::{Precondition, PutResult, WriteOutcome};
 use cenotaph_storage::records::{
     Attributes, BlockChecksums, Body, Change, Filed, Orphan, PartsDigest, Phase, Row, StoreRecord,
     UploadRecord, check_expiry_value, decode_last_version, encode_last_version, expiry_value,
@@ -106,7 +106,7 @@ fn orphan() {
 #[test]
 fn upload_record() {
     let written = PutResult {
-        outcome: Outcome::Applied,
+        outcome: WriteOutcome::Applied,
         version: Some(Version::new(8)),
         etag: Some(Etag::of(&OperationId::from_uuid(Uuid::from_u128(9)))),
         created: true,

@@ -322,7 +322,7 @@ pub(crate) enum Phase {
 /// Result of a completion.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Written {
-    pub(crate) outcome: Outcome,
+    pub(crate) outcome: CompletionOutcome,
     pub(crate) version: Option<u64>,
     pub(crate) etag: Option<String>,
     pub(crate) created: bool,
@@ -330,7 +330,7 @@ pub(crate) struct Written {
 
 /// Outcome of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) enum Outcome {
+pub(crate) enum CompletionOutcome {
     Applied,
     Superseded,
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::call::{About, Asked, Call, Called, Demand};
 use super::commit_observer::{Before, Changed};
-use super::format::{Body, Outcome, Phase, Row, Session, Written};
+use super::format::{Body, CompletionOutcome, Phase, Row, Session, Written};
 use super::model::Model;
 use super::sessions::{Filing, Upload, completes, entry};
 use crate::report::coverage::Coverage;
@@ -189,7 +189,7 @@ impl Model {
                 if listed
                     .as_ref()
                     .is_none_or(|listed| digest(listed) != *parts)
-                    && written.outcome == Outcome::Applied
+                    && written.outcome == CompletionOutcome::Applied
                 {
                     found.push("upload completed with other parts than recorded".to_owned());
                 }
@@ -214,7 +214,7 @@ impl Model {
         let old = ending.before.get(&upload.object);
         let has_expired = old.is_some_and(|old| !old.is_live(self.time_at(ending.tick)));
         match (written.outcome, row) {
-            (Outcome::Applied, Some(row)) => {
+            (CompletionOutcome::Applied, Some(row)) => {
                 // An expired object may have been live when the completion was decided.
                 let created = if has_expired {
                     written.created
@@ -227,11 +227,13 @@ impl Model {
                 (!is_recorded || !is_tombstone)
                     .then(|| "completion commits another row than recorded".to_owned())
             }
-            (Outcome::Applied, None) => Some("applied completion commits no row".to_owned()),
-            (Outcome::Superseded, Some(_)) => {
+            (CompletionOutcome::Applied, None) => {
+                Some("applied completion commits no row".to_owned())
+            }
+            (CompletionOutcome::Superseded, Some(_)) => {
                 Some("superseded completion commits a row".to_owned())
             }
-            (Outcome::Superseded, None) => {
+            (CompletionOutcome::Superseded, None) => {
                 (written.version.is_some() || written.etag.is_some() || written.created)
                     .then(|| "superseded completion is recorded as committed".to_owned())
             }
@@ -266,8 +268,8 @@ impl Model {
         digest(asked) == *parts
             && keeps_rules
             && match written.outcome {
-                Outcome::Applied => named == Some(&asked[..]) && is_met,
-                Outcome::Superseded => {
+                CompletionOutcome::Applied => named == Some(&asked[..]) && is_met,
+                CompletionOutcome::Superseded => {
                     is_free && self.has_changed(&upload.object, called.at, ending.tick)
                 }
             }
@@ -321,7 +323,7 @@ impl Model {
 /// Returns the numbers and etags of the parts that became this row, in its order. Returns `None` if
 /// the row names another revision.
 fn listed(upload: &Upload, row: Option<&Row>, written: &Written) -> Option<Vec<(u32, u128)>> {
-    let row = row.filter(|_| written.outcome == Outcome::Applied)?;
+    let row = row.filter(|_| written.outcome == CompletionOutcome::Applied)?;
     let parts = upload.parts();
     row.revisions()
         .iter()
@@ -364,7 +366,7 @@ fn counter(was: &Session, now: Option<&Session>) -> &'static str {
         Some(Phase::Completed {
             written:
                 Written {
-                    outcome: Outcome::Applied,
+                    outcome: CompletionOutcome::Applied,
                     ..
                 },
             ..
@@ -372,7 +374,7 @@ fn counter(was: &Session, now: Option<&Session>) -> &'static str {
         Some(Phase::Completed {
             written:
                 Written {
-                    outcome: Outcome::Superseded,
+                    outcome: CompletionOutcome::Superseded,
                     ..
                 },
             ..

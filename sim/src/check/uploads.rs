@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cenotaph::ErrorKind;
 
 use super::call::{About, Answer, Asked, Call, Called};
-use super::format::{Outcome, Phase, Row, Session, Written};
+use super::format::{CompletionOutcome, Phase, Row, Session, Written};
 use super::history::{Checker, states_in};
 use super::sessions::{Filing, Upload};
 use super::upload_end::digest;
@@ -459,12 +459,12 @@ fn is_recorded(answer: &Answer, written: &Written) -> bool {
                 etag,
                 created,
             },
-            Outcome::Applied,
+            CompletionOutcome::Applied,
         ) => {
             (Some(*version), Some(etag), *created)
                 == (written.version, written.etag.as_ref(), written.created)
         }
-        (Answer::Superseded, Outcome::Superseded) => true,
+        (Answer::Superseded, CompletionOutcome::Superseded) => true,
         _ => false,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Engine, Error, ErrorKind, ObjectId, Outcome, PutResult, Result};
+use cenotaph::{Engine, Error, ErrorKind, ObjectId, PutResult, Result, WriteOutcome};
 
 use crate::check::{Answer, Call, Demand, Reading};
 use crate::report::trace::Kind;
@@ -323,7 +323,7 @@ impl Client {
     fn written(&self, written: PutResult) -> Answer {
         match written {
             PutResult {
-                outcome: Outcome::Applied,
+                outcome: WriteOutcome::Applied,
                 version: Some(version),
                 etag: Some(etag),
                 created,
@@ -333,7 +333,7 @@ impl Client {
                 created,
             },
             PutResult {
-                outcome: Outcome::Superseded,
+                outcome: WriteOutcome::Superseded,
                 version: None,
                 etag: None,
                 created: false,

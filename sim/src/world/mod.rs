@@ -11,9 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 #[cfg(feature = "planted")]
-use cenotaph_storage::decide::{Plan, PutResult, SwapReply};
-#[cfg(feature = "planted")]
-use cenotaph_storage::planted::{Bug, DecidedStep, DecidedSwap};
+use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Env, SyncPoint, WallTime, World};
 use futures::future::BoxFuture;
 
@@ -114,16 +112,9 @@ impl World for SimWorld {
     }
 
     #[cfg(feature = "planted")]
-    fn tamper_swap(&self, decided: DecidedSwap<'_>, plan: &mut Plan<SwapReply>) {
+    fn tamper(&self, decided: &mut dyn std::any::Any) {
         if let Some(bug) = self.scheduler.durable_state().planted() {
-            self.mutants.tamper_swap(bug, decided, plan);
-        }
-    }
-
-    #[cfg(feature = "planted")]
-    fn tamper_step(&self, decided: DecidedStep<'_>, plan: &mut Plan<Option<PutResult>>) {
-        if let Some(bug) = self.scheduler.durable_state().planted() {
-            mutants::tamper_step(bug, decided, plan);
+            self.mutants.tamper(bug, decided);
         }
     }
 }

@@ -30,15 +30,16 @@ mod upload_step;
 pub use fence::{fence, fence_orphans, not_fenced, record, revision_key};
 pub use parts::{PartRules, Selection};
 pub use plan::{Effect, Event, Plan, ReadEntry, ReadSet, ReadValue, conflict};
-pub use precondition::Precondition;
 pub use rename::Rename;
 pub(crate) use repair::is_as_written;
 pub use repair::{Lost, Repair, Seen, Sight, remove_row, unreached};
-pub use results::{Deleted, Outcome, PutResult, SwapReply};
+pub use results::{Deleted, SwapReply};
 pub use row_state::{ExpectedRow, RowState};
 pub use swap::{Mutation, Swap, SwapView};
 pub use upload_repair::{SeenEntry, SeenUpload, UploadRepair};
 pub use upload_step::{UploadMutation, UploadStep, UploadView};
+
+pub use crate::types::{Precondition, PutResult, WriteOutcome};
 
 #[cfg(test)]
 mod tests;

@@ -1,26 +1,7 @@
-//! Preconditions of writes.
-
-use serde::{Deserialize, Serialize};
+//! The check of a precondition against the live row of an object.
 
 use crate::records::Row;
-use crate::types::{Etag, ObjectVersion, Version};
-
-/// State that an object must be in for a write to commit. An expired object counts as absent.
-///
-/// Versions and etags are never reused, so a precondition that names one holds for exactly one
-/// committed write.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Precondition {
-    /// Any state.
-    #[default]
-    None,
-    /// The object must be absent.
-    Absent,
-    /// The object must have this version.
-    Version(Version),
-    /// The object must have this etag.
-    Etag(Etag),
-}
+use crate::types::{ObjectVersion, Precondition};
 
 impl Precondition {
     /// Checks the precondition against the live row of an object, `None` if it is absent.

@@ -1,55 +1,8 @@
-//! Results of writes, as callers receive them.
-
-use serde::{Deserialize, Serialize};
+//! Results of decisions, converted for the callers.
 
 use super::RowState;
 use crate::records::Row;
-use crate::types::{Etag, Version};
-
-/// Outcome of a write that did not fail.
-///
-/// ```
-/// # use cenotaph_storage::decide::{Outcome, PutResult};
-/// fn is_visible(written: &PutResult) -> bool {
-///     match written.outcome {
-///         Outcome::Applied => true,
-///         Outcome::Superseded => false, // another write to the object counts as the later write
-///     }
-/// }
-/// # let written = PutResult { outcome: Outcome::Superseded, version: None, etag: None, created: false };
-/// # assert!(!is_visible(&written));
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// The write committed as the newest version of the object.
-    Applied,
-    /// While a large put was uploading, another write created, replaced or removed the object's
-    /// tombstone. The put counts as overwritten at once: no reader sees any of it, and it leaves
-    /// no blob behind. Not an error.
-    Superseded,
-}
-
-/// Result of a write.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PutResult {
-    /// Outcome of the write.
-    pub outcome: Outcome,
-    /// Version that the write committed; `None` if it was superseded.
-    pub version: Option<Version>,
-    /// Etag of that version; `None` if the write was superseded.
-    pub etag: Option<Etag>,
-    /// True if the object was absent before.
-    pub created: bool,
-}
-
-impl PutResult {
-    pub(super) const SUPERSEDED: Self = Self {
-        outcome: Outcome::Superseded,
-        version: None,
-        etag: None,
-        created: false,
-    };
-}
+use crate::types::{Etag, PutResult, Version, WriteOutcome};
 
 /// Result of a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +14,8 @@ pub struct Deleted {
 /// Result of a swap of any kind. Each kind of caller converts it with the method of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SwapReply {
-    /// Outcome of the swap.
-    pub outcome: Outcome,
+    /// WriteOutcome of the swap.
+    pub outcome: WriteOutcome,
     /// Version of the row afterwards; `None` if there is no row or the swap was superseded.
     pub version: Option<Version>,
     /// Etag of that version.
@@ -75,7 +28,7 @@ impl SwapReply {
     /// Reply of a swap that leaves the object without a row.
     pub(super) fn without_row(existed: bool) -> Self {
         Self {
-            outcome: Outcome::Applied,
+            outcome: WriteOutcome::Applied,
             version: None,
             etag: None,
             existed,
@@ -86,7 +39,7 @@ impl SwapReply {
     pub(super) fn applied(state: &RowState, existed: bool) -> Self {
         let current = state.row().map(Row::current);
         Self {
-            outcome: Outcome::Applied,
+            outcome: WriteOutcome::Applied,
             version: current.map(|current| current.version),
             etag: current.map(|current| current.etag),
             existed,
@@ -94,7 +47,7 @@ impl SwapReply {
     }
 
     pub(super) const SUPERSEDED: Self = Self {
-        outcome: Outcome::Superseded,
+        outcome: WriteOutcome::Superseded,
         version: None,
         etag: None,
         existed: true,

@@ -35,7 +35,7 @@ use super::parts::{PartRules, Selection, assemble, digest, refused};
 use super::plan::fenced;
 use super::swap::Content;
 use super::transition::{self, Transition, give_up};
-use super::{Effect, Event, ExpectedRow, Outcome, Plan, Precondition, PutResult, RowState};
+use super::{Effect, Event, ExpectedRow, Plan, Precondition, PutResult, RowState, WriteOutcome};
 use crate::index::{Batch, Table};
 use crate::records::{
     Attributes, BlockChecksums, Body, Part, Phase, UploadRecord, expiry_value, part_key,
@@ -332,7 +332,7 @@ impl Completion<'_> {
             now,
         );
         let written = PutResult {
-            outcome: Outcome::Applied,
+            outcome: WriteOutcome::Applied,
             version: Some(row.version),
             etag: Some(row.etag()),
             created: view.row_state.live(now).is_none(),

@@ -24,9 +24,9 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, corrupt};
 use super::expiration;
 use super::metadata::Attributes;
-use crate::decide::{Precondition, PutResult};
 use crate::types::{
-    Error, ErrorKind, ObjectId, Reason, Result, Timestamp, UPLOAD_ID_BYTES, UploadId,
+    Error, ErrorKind, ObjectId, Precondition, PutResult, Reason, Result, Timestamp,
+    UPLOAD_ID_BYTES, UploadId,
 };
 
 const FORMAT: u8 = 1;
@@ -174,11 +174,10 @@ fn unescaped(escaped: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::Outcome;
     use crate::records::codec::fixture::{
         assert_golden, assert_later_format_refused, assert_robust,
     };
-    use crate::types::{Etag, OperationId, Version};
+    use crate::types::{Etag, OperationId, Version, WriteOutcome};
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -198,7 +197,7 @@ mod tests {
     fn completed() -> Phase {
         let etag = Etag::of(&OperationId::from_uuid(Uuid::from_u128(9)));
         let written = PutResult {
-            outcome: Outcome::Applied,
+            outcome: WriteOutcome::Applied,
             version: Some(Version::new(8)),
             etag: Some(etag),
             created: true,

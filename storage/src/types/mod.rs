@@ -6,7 +6,9 @@ mod error;
 mod ids;
 mod multipart;
 mod object_id;
+mod precondition;
 mod range;
+mod results;
 mod time;
 
 pub use checksum::*;
@@ -15,5 +17,7 @@ pub use error::*;
 pub use ids::*;
 pub use multipart::*;
 pub use object_id::*;
+pub use precondition::*;
 pub use range::*;
+pub use results::*;
 pub use time::*;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{ActorKind, Engine, Env, ErrorKind, Outcome, PutResult};
+use cenotaph::{ActorKind, Engine, Env, ErrorKind, PutResult, WriteOutcome};
 use cenotaph_sim::{Operation, Search, linearize};
 use cenotaph_tests::store::{INLINE, Store, payload, quick};
 
@@ -105,7 +105,7 @@ async fn client(store: &Store, env: &Env, number: u64, until: Duration) -> Seen 
                     seen.in_parts += u64::from(in_parts);
                     assert_eq!(
                         written.outcome,
-                        Outcome::Applied,
+                        WriteOutcome::Applied,
                         "no other client writes {key}"
                     );
                     assert_eq!(written.created, expected.is_none(), "{key} round {round}");
@@ -250,7 +250,9 @@ impl Rival {
             .custom("value", value.to_string())
             .await
         {
-            Ok(written) => (written.outcome == Outcome::Applied).then_some(Operation::Write(value)),
+            Ok(written) => {
+                (written.outcome == WriteOutcome::Applied).then_some(Operation::Write(value))
+            }
             Err(error) if error.kind() == ErrorKind::Indeterminate => {
                 Some(Operation::MayWrite(value))
             }

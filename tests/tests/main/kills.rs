@@ -2,7 +2,7 @@
 //! continues, and I5 holds.
 
 use bytes::Bytes;
-use cenotaph::{ActorKind, ErrorKind, Limits, Outcome, PutResult, RestartLimits, Result};
+use cenotaph::{ActorKind, ErrorKind, Limits, PutResult, RestartLimits, Result, WriteOutcome};
 use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::{Batch, Range, Table};
 use cenotaph_tests::stage::Held;
@@ -83,7 +83,7 @@ async fn upload_killed_after_its_commit_has_committed() {
     let held = store.stage.hold(SyncPoint::UploadAfterCommit);
     let put = start(&store, "k", payload(1, LARGE));
     let _held = kill_at(&store, held, ActorKind::EveryUpload).await;
-    assert_eq!(put.await.unwrap().unwrap().outcome, Outcome::Applied);
+    assert_eq!(put.await.unwrap().unwrap().outcome, WriteOutcome::Applied);
     assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
     assert_still_works(&store).await;
 }
@@ -101,7 +101,7 @@ async fn upload_killed_while_its_shard_decides_gets_the_outcome() {
     deciding.release();
     assert_eq!(
         put.await.unwrap().unwrap().outcome,
-        Outcome::Applied,
+        WriteOutcome::Applied,
         "the commit answers the caller, not the upload (I10)"
     );
     assert_eq!(store.bytes("k").await, Some(payload(1, LARGE)));
@@ -170,7 +170,7 @@ async fn shard_killed_at_any_point_commits_each_write_once() {
             let written = put.await.unwrap().unwrap();
             assert_eq!(
                 (written.outcome, written.version.unwrap().get()),
-                (Outcome::Applied, 1),
+                (WriteOutcome::Applied, 1),
                 "{sync_point:?} {bytes}"
             );
             assert_eq!(

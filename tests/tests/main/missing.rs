@@ -2,8 +2,8 @@
 //! every read finds it absent.
 
 use cenotaph::{
-    BatchWrite, Config, Engine, Error, ErrorKind, MissingBlob, Operation, Outcome, Reason, Reply,
-    Update, Updated,
+    BatchWrite, Config, Engine, Error, ErrorKind, MissingBlob, Operation, Reason, Reply, Update,
+    Updated, WriteOutcome,
 };
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use futures::{StreamExt, stream};
@@ -93,7 +93,7 @@ async fn missing_blob_is_corrupt_to_every_read() {
     assert_eq!(engine.stats().await.unwrap().reads.missing_blobs, 6);
     assert_eq!(
         engine.put("k", payload(2, LARGE)).await.unwrap().outcome,
-        Outcome::Applied,
+        WriteOutcome::Applied,
         "a put replaces the object"
     );
     assert_eq!(store.bytes("k").await, Some(payload(2, LARGE)));

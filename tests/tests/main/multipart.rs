@@ -10,7 +10,7 @@ mod split;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{ErrorKind, Outcome, PartEtag, Upload, Version};
+use cenotaph::{ErrorKind, PartEtag, Upload, Version, WriteOutcome};
 use cenotaph_storage::index::Table;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use futures::TryStreamExt;
@@ -82,7 +82,7 @@ async fn parallel_parts_become_the_object_in_number_order() {
     let written = begun.complete().await.unwrap();
     assert_eq!(
         (written.outcome, written.version, written.created),
-        (Outcome::Applied, Some(Version::new(2)), false)
+        (WriteOutcome::Applied, Some(Version::new(2)), false)
     );
     let mut ordered = sizes.to_vec();
     ordered.sort_unstable();
@@ -164,7 +164,7 @@ async fn unlisted_replaced_and_aborted_parts_leave_no_blob() {
     store.assert_settled().await;
     assert_eq!(blobs(&store.blobs).await.len(), 2);
     let renamed = store.engine.rename("k", "other").await.unwrap().unwrap();
-    assert_eq!(renamed.outcome, Outcome::Applied);
+    assert_eq!(renamed.outcome, WriteOutcome::Applied);
     assert!(
         store.bytes("other").await.unwrap() == expected,
         "the blobs keep the old name in their path"

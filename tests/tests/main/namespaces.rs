@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cenotaph::{
     BatchWrite, Body, Config, Engine, Error, ErrorKind, Namespace, NamespaceLimits, ObjectId,
-    Outcome, Result, Update,
+    Result, Update, WriteOutcome,
 };
 use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::{Range, Table};
@@ -147,7 +147,7 @@ async fn operation_over_the_limit_is_overloaded_at_once() {
         );
     }
     midway.release();
-    assert_eq!(put.await.unwrap().unwrap().outcome, Outcome::Applied);
+    assert_eq!(put.await.unwrap().unwrap().outcome, WriteOutcome::Applied);
     assert_eq!(try_all(&store.engine, &limited()).await, SERVED);
     store.assert_settled().await;
 }
@@ -213,7 +213,7 @@ async fn disabling_refuses_new_and_finishes_running_operations() {
     midway.release();
     assert_eq!(
         put.await.unwrap().unwrap().outcome,
-        Outcome::Applied,
+        WriteOutcome::Applied,
         "the running put finishes"
     );
     let error = store.engine.get(id("new")).await.unwrap_err();

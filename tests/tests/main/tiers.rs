@@ -5,7 +5,7 @@ mod close;
 mod failures;
 
 use bytes::Bytes;
-use cenotaph::{Body, Engine, ErrorKind, Outcome, PutResult, Result};
+use cenotaph::{Body, Engine, ErrorKind, PutResult, Result, WriteOutcome};
 use cenotaph_storage::SyncPoint;
 use cenotaph_storage::blobs::path;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
@@ -106,12 +106,15 @@ async fn lost_swap_is_superseded_and_leaves_no_orphan() {
     let mut finished = store.stage.hold(SyncPoint::UploadAfterClose);
     let loser = start(&store, "k", payload(1, LARGE));
     finished.arrived().await;
-    assert_eq!(put(&store, "k", 2, LARGE).await.outcome, Outcome::Applied);
+    assert_eq!(
+        put(&store, "k", 2, LARGE).await.outcome,
+        WriteOutcome::Applied
+    );
     finished.release();
     let lost = loser.await.unwrap().unwrap();
     assert_eq!(
         (lost.outcome, lost.version, lost.etag),
-        (Outcome::Superseded, None, None)
+        (WriteOutcome::Superseded, None, None)
     );
     assert_eq!(store.bytes("k").await, Some(payload(2, LARGE)));
     store.assert_settled().await;
@@ -131,7 +134,10 @@ async fn delete_or_small_put_supersedes_a_large_put() {
             store.engine.delete("k").await.unwrap();
         }
         finished.release();
-        assert_eq!(loser.await.unwrap().unwrap().outcome, Outcome::Superseded);
+        assert_eq!(
+            loser.await.unwrap().unwrap().outcome,
+            WriteOutcome::Superseded
+        );
         assert_eq!(store.bytes("k").await, small.then(|| payload(3, 10)));
         store.assert_settled().await;
     }

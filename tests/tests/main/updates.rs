@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{
-    ActorKind, Body, Config, Engine, Env, Error, ErrorKind, NewContent, Outcome, Result, Update,
-    Updated,
+    ActorKind, Body, Config, Engine, Env, Error, ErrorKind, NewContent, Result, Update, Updated,
+    WriteOutcome,
 };
 use cenotaph_storage::SyncPoint;
 use cenotaph_tests::store::{INLINE, Store, blobs, payload, quick};
@@ -382,7 +382,7 @@ async fn write(engine: &Engine, rival: u64, over: &AtomicBool, applied: &AtomicU
             Ok(Updated::Written(written)) => {
                 assert_eq!(
                     written.outcome,
-                    Outcome::Applied,
+                    WriteOutcome::Applied,
                     "a conditional write is never superseded"
                 );
                 applied.fetch_add(1, Ordering::SeqCst);

@@ -380,7 +380,10 @@ fn a_completion_that_another_write_has_overtaken_keeps_nothing_and_says_so_again
     else {
         panic!("{found:?}")
     };
-    assert_eq!((orphans.len(), written.outcome), (3, Outcome::Superseded));
+    assert_eq!(
+        (orphans.len(), written.outcome),
+        (3, WriteOutcome::Superseded)
+    );
     let done = session_after(&view, &swap, 2);
     assert_eq!(done.row_state, newer, "the row stays");
     assert!(done.parts.is_empty());
@@ -388,7 +391,7 @@ fn a_completion_that_another_write_has_overtaken_keeps_nothing_and_says_so_again
     assert!(matches!(
         again,
         Verdict::Replay(PutResult {
-            outcome: Outcome::Superseded,
+            outcome: WriteOutcome::Superseded,
             ..
         })
     ));

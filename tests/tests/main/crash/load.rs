@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use cenotaph::{Body, Config, Engine, Env, Outcome, PutResult, SplitLimits};
+use cenotaph::{Body, Config, Engine, Env, PutResult, SplitLimits, WriteOutcome};
 use cenotaph_tests::store::{payload, quick};
 use futures::stream;
 use serde::{Deserialize, Serialize};
@@ -99,10 +99,10 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
                 let written =
                     written.unwrap_or_else(|error| panic!("put {number} of {key}: {error:?}"));
                 match written.outcome {
-                    Outcome::Applied => Answer::Applied {
+                    WriteOutcome::Applied => Answer::Applied {
                         version: written.version.unwrap(),
                     },
-                    Outcome::Superseded => Answer::Superseded,
+                    WriteOutcome::Superseded => Answer::Superseded,
                 }
             }
             Action::Delete => {

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{BatchWrite, Engine, Env, Etag, Index, Object, Outcome, Version};
+use cenotaph::{BatchWrite, Engine, Env, Etag, Index, Object, Version, WriteOutcome};
 use cenotaph_storage::blobs::{self, BlobOptions, BlobTier};
 use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
 use cenotaph_tests::store::{self, payload};
@@ -305,7 +305,7 @@ impl Client {
                     .if_absent()
                     .await
                     .unwrap();
-                assert_eq!(put.outcome, Outcome::Applied);
+                assert_eq!(put.outcome, WriteOutcome::Applied);
             }
             Self::Walk(_) => {
                 let from = (stand.step - 1) % 3;

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use cenotaph::{ActorKind, ErrorKind, Outcome, PutResult, Reason, Result, Upload, UploadedPart};
+use cenotaph::{
+    ActorKind, ErrorKind, PutResult, Reason, Result, Upload, UploadedPart, WriteOutcome,
+};
 use cenotaph_storage::SyncPoint;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use tokio::task::JoinHandle;
@@ -92,7 +94,7 @@ async fn completion_that_loses_to_a_newer_write_is_superseded() {
     let written = losing.await.unwrap().unwrap();
     assert_eq!(
         (written.outcome, written.version, written.etag),
-        (Outcome::Superseded, None, None)
+        (WriteOutcome::Superseded, None, None)
     );
     assert!(store.bytes("k").await.unwrap() == payload(9, BYTES));
     assert_eq!(
@@ -109,7 +111,10 @@ async fn completion_that_loses_to_a_newer_write_is_superseded() {
 async fn completion_overwrites_earlier_writes() {
     let (store, begun) = begun().await;
     store.engine.put("k", payload(9, BYTES)).await.unwrap();
-    assert_eq!(begun.complete().await.unwrap().outcome, Outcome::Applied);
+    assert_eq!(
+        begun.complete().await.unwrap().outcome,
+        WriteOutcome::Applied
+    );
     assert!(store.bytes("k").await.unwrap() == payload(1, BYTES));
     store.assert_settled().await;
 }
@@ -160,7 +165,7 @@ async fn step_of_a_killed_shard_takes_effect_once() {
         let written = completion.await.unwrap().unwrap();
         assert_eq!(
             (written.outcome, written.version.unwrap().get()),
-            (Outcome::Applied, 1),
+            (WriteOutcome::Applied, 1),
             "{sync_point:?}"
         );
         assert!(store.bytes("k").await.unwrap() == [payload(1, BYTES), payload(2, BYTES)].concat());

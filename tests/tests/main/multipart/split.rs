@@ -2,7 +2,7 @@
 //! little behind.
 
 use bytes::Bytes;
-use cenotaph::{ActorKind, Body, Checksum, ErrorKind, Outcome, SplitLimits};
+use cenotaph::{ActorKind, Body, Checksum, ErrorKind, SplitLimits, WriteOutcome};
 use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::Table;
 use cenotaph_storage::records::{Body as RowBody, Row};
@@ -165,7 +165,7 @@ async fn failure_between_two_blobs_keeps_the_old_object() {
     assert_eq!(blobs(&store.blobs).await.len(), 12);
     assert_eq!(
         store.engine.put("k", new.clone()).await.unwrap().outcome,
-        Outcome::Applied
+        WriteOutcome::Applied
     );
     assert!(store.bytes("k").await.unwrap() == new);
     store.assert_settled().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cenotaph::{Engine, Env, ErrorKind, Limits, Outcome};
+use cenotaph::{Engine, Env, ErrorKind, Limits, WriteOutcome};
 use cenotaph_storage::SyncPoint;
 use cenotaph_tests::faulty::Op;
 use cenotaph_tests::store::{Store, blobs, named, payload, quick};
@@ -36,7 +36,7 @@ async fn close_waits_for_uploads_and_cleanup() {
     closing.await.unwrap().unwrap();
     assert_eq!(
         upload.await.unwrap().unwrap().outcome,
-        Outcome::Applied,
+        WriteOutcome::Applied,
         "an upload that had begun ends normally"
     );
     let store = store.reopen().await;

@@ -5,7 +5,7 @@
 //! which the engine splits, are in `split.rs`; crashes during uploads are in `multipart/`.
 
 use bytes::Bytes;
-use cenotaph::{Body, Digest, Engine, ErrorKind, Outcome, Reason, Result, Upload};
+use cenotaph::{Body, Digest, Engine, ErrorKind, Reason, Result, Upload, WriteOutcome};
 use cenotaph_storage::BLOCK_BYTES;
 use cenotaph_tests::store::payload;
 use futures::channel::oneshot;
@@ -79,7 +79,7 @@ pub(super) async fn parts_become_the_object_in_number_order(engine: &Engine) {
     let written = upload.complete().parts(parts.clone()).await.unwrap();
     assert_eq!(
         (written.outcome, written.created),
-        (Outcome::Applied, false)
+        (WriteOutcome::Applied, false)
     );
     assert_eq!(
         upload.complete().parts(parts.clone()).await.unwrap(),

@@ -1,7 +1,7 @@
 //! Long puts, which the engine splits into several blobs, some of them uploaded concurrently: the
 //! whole object is stored, or nothing.
 
-use cenotaph::{Body, Engine, ErrorKind, Outcome};
+use cenotaph::{Body, Engine, ErrorKind, WriteOutcome};
 use cenotaph_storage::BLOCK_BYTES;
 use cenotaph_tests::store::payload;
 use futures::channel::oneshot;
@@ -25,7 +25,10 @@ pub(super) async fn long_put_is_split_and_reads_as_one_object(engine: &Engine) {
             body
         };
         let written = engine.put(key, body).await.unwrap();
-        assert_eq!((written.outcome, written.created), (Outcome::Applied, true));
+        assert_eq!(
+            (written.outcome, written.created),
+            (WriteOutcome::Applied, true)
+        );
         assert_holds(engine, key, 1, LONG).await;
         let metadata = engine.head(key).await.unwrap().unwrap().metadata;
         assert_eq!(

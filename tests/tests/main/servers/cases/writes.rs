@@ -1,6 +1,6 @@
 //! Puts: the choice of the tier, replacement, preconditions, races, and failed puts.
 
-use cenotaph::{Body, Engine, ErrorKind, Outcome, Precondition};
+use cenotaph::{Body, Engine, ErrorKind, Precondition, WriteOutcome};
 use cenotaph_tests::store::{INLINE, payload};
 use futures::future::{self, Either, join_all};
 use futures::{StreamExt, channel::oneshot, stream};
@@ -64,7 +64,10 @@ pub(super) async fn large_object_round_trips(engine: &Engine) {
                 .content_type("video/mp4")
                 .await
                 .unwrap();
-            assert_eq!((written.outcome, written.created), (Outcome::Applied, true));
+            assert_eq!(
+                (written.outcome, written.created),
+                (WriteOutcome::Applied, true)
+            );
             assert_holds(engine, &key, 2, length).await;
             let metadata = engine.head(&key).await.unwrap().unwrap().metadata;
             assert_eq!(
@@ -206,7 +209,7 @@ pub(super) async fn highest_version_of_many_replacements_wins(engine: &Engine) {
     assert!(
         written
             .iter()
-            .all(|written| (written.outcome == Outcome::Applied) == written.version.is_some())
+            .all(|written| (written.outcome == WriteOutcome::Applied) == written.version.is_some())
     );
     assert_holds(engine, "k", last, MEDIUM + last as usize).await;
 }

@@ -1,0 +1,70 @@
+//! Steps of an opening that writing and read-only engines share.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cenotaph_actors::Namespaces;
+use cenotaph_storage::blobs::BlobTier;
+use cenotaph_storage::index::Index;
+use cenotaph_storage::index::fjall::FjallIndex;
+use cenotaph_storage::{Env, Error, ErrorKind, Pins, Reads, Result};
+
+use crate::config::{Config, configured_namespaces};
+
+/// Pause before this process opens an index again that it may still be closing, and the maximum
+/// number of attempts: 2 seconds in total.
+const REOPEN_PAUSE: Duration = Duration::from_millis(20);
+const REOPEN_ATTEMPTS: usize = 100;
+
+/// Opens the index in `path`, with retries while this process still closes an earlier index there.
+/// A dropped index is released only when its threads have ended.
+pub(crate) async fn open_when_free(
+    path: &Path,
+    env: &Env,
+    open: impl Fn(Env) -> Result<FjallIndex> + Clone + Send + 'static,
+) -> Result<FjallIndex> {
+    let mut attempts = 0;
+    loop {
+        let dir = path.to_owned();
+        let opener = env.clone();
+        let open = open.clone();
+        let opened = env.blocking(move || {
+            let opened = open(opener);
+            // Only an index of this process is released soon. An index that another process holds
+            // is reported at once.
+            let is_held = |error: &Error| error.kind() == ErrorKind::AlreadyOpen;
+            let may_be_closing =
+                opened.as_ref().err().is_some_and(is_held) && FjallIndex::is_held_here(&dir);
+            (opened, may_be_closing)
+        });
+        let (opened, may_be_closing) = opened.await?;
+        attempts += 1;
+        if !may_be_closing || attempts > REOPEN_ATTEMPTS {
+            return opened;
+        }
+        env.sleep(REOPEN_PAUSE).await;
+    }
+}
+
+/// Creates the components of an engine other than its actors.
+pub(crate) fn reads_and_namespaces(
+    config: &Config,
+    index: &Arc<dyn Index>,
+    blobs: &BlobTier,
+    pins: &Pins,
+    env: &Env,
+) -> Result<(Reads, Namespaces)> {
+    let reads = Reads::new(
+        Arc::clone(index),
+        blobs.clone(),
+        pins.clone(),
+        env.clone(),
+        config.reads.clone(),
+    );
+    let namespaces = Namespaces::new(env.clone());
+    for (namespace, limits) in configured_namespaces(&config.namespaces)? {
+        namespaces.set(&namespace, limits)?;
+    }
+    Ok((reads, namespaces))
+}
