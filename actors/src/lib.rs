@@ -12,8 +12,9 @@
 //! ```text
 //! handle      requests of the engine: start and close, writes, atomic batches, multipart, scrub
 //!   ├─> shard, upload, background   the actors
-//!   └─> admission                   permits for operations, bytes and uploads
-//!         └─> runtime               context, messages, replies, locks, timers
+//!   └─> context                     shared state, messages, registry
+//!         ├─> admission             permits for operations, bytes and uploads
+//!         └─> runtime               replies, locks, tickets, timers, health
 //! ```
 //!
 //! Guards the order of I1, I3, I6, I8 and I10. Decisions are in `cenotaph_storage::decide`. The
@@ -21,6 +22,7 @@
 
 mod admission;
 mod background;
+mod context;
 mod handle;
 mod limits;
 mod runtime;
@@ -28,7 +30,10 @@ mod shard;
 mod upload;
 
 pub use admission::namespaces::{NamespaceLimits, NamespacePermit, Namespaces};
+pub use admission::payload::{PayloadStream, Source};
 pub use admission::permits::{BudgetUse, Permit};
+pub use context::messages::UploadedPart;
+pub use context::registry::ActorKind;
 pub use handle::Tiered;
 pub use handle::atomic::WriteReply;
 pub use handle::multipart::PartIntent;
@@ -38,5 +43,3 @@ pub use handle::writes::Intent;
 pub use limits::{
     ExpiryLimits, Limits, MultipartLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits,
 };
-pub use runtime::messages::{PayloadStream, Source, UploadedPart};
-pub use runtime::registry::ActorKind;

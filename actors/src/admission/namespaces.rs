@@ -20,7 +20,7 @@ use cenotaph_storage::{Env, Error, ErrorKind, Namespace, ObjectId, Reason, Resul
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::messages::Source;
+use crate::admission::payload::Source;
 
 mod limited;
 

@@ -1,4 +1,5 @@
-//! Watched payload streams: an idle stream, or one that panics, ends with an error.
+//! [`Source`]: the payload stream of a caller. A watched stream that is idle or panics ends with an
+//! error.
 //!
 //! Guards that no caller holds a share of the engine forever, and that no caller's panic kills an
 //! actor.
@@ -6,10 +7,23 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cenotaph_storage::Env;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 
-use crate::runtime::messages::{PayloadStream, Source};
+/// A payload as a stream of chunks of any size. An error ends the stream.
+pub type PayloadStream =
+    BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
+
+/// A streamed payload with its promised length.
+pub struct Source {
+    /// The payload.
+    pub stream: PayloadStream,
+    /// Length in bytes, if known beforehand. A stream of another length fails with
+    /// [`Source`](cenotaph_storage::ErrorKind::Source).
+    pub bytes: Option<u64>,
+}
 
 impl Source {
     /// Returns the same payload with a watched stream. The stream ends with an error if it yields
@@ -52,7 +66,6 @@ fn message(panic: &(dyn std::any::Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use futures::stream;
 
     use super::*;

@@ -23,8 +23,8 @@ use futures::stream::{self, StreamExt};
 
 use crate::admission::permits::Permit;
 use crate::background::worker::{BackgroundWorker, NextPass};
-use crate::runtime::context::SharedContext;
-use crate::runtime::messages::ExpiryOutcome;
+use crate::context::SharedContext;
+use crate::context::messages::ExpiryOutcome;
 
 /// The expirer.
 pub(crate) struct Expirer {

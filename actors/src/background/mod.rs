@@ -1,8 +1,6 @@
 //! Background work: recovery of changes, deletion of orphans, expiry of objects and uploads.
 
 pub(crate) mod expirer;
-pub(crate) mod expiry_cursor;
-pub(crate) mod idle_refresh;
 pub(crate) mod recovery;
 pub(crate) mod sweeper;
 pub(crate) mod worker;

@@ -24,8 +24,8 @@ use cenotaph_storage::{ErrorKind, OperationId, Result, SyncPoint};
 use futures::stream::{self, StreamExt};
 
 use crate::background::worker::{BackgroundWorker, NextPass};
-use crate::runtime::context::SharedContext;
-use crate::runtime::messages::ShardMessage;
+use crate::context::SharedContext;
+use crate::context::messages::ShardMessage;
 
 /// Number of fences at once, which share syncs.
 const FENCES_AT_ONCE: usize = 64;

@@ -22,8 +22,8 @@ use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, Timestamp};
 
 use crate::background::worker::{BackgroundWorker, NextPass};
-use crate::runtime::context::SharedContext;
-use crate::runtime::messages::SweepOutcome;
+use crate::context::SharedContext;
+use crate::context::messages::SweepOutcome;
 
 mod deletion;
 

@@ -17,8 +17,8 @@ use std::time::Duration;
 use cenotaph_storage::{Result, Timestamp};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use crate::runtime::context::SharedContext;
-use crate::runtime::messages::WorkerMessage;
+use crate::context::SharedContext;
+use crate::context::messages::WorkerMessage;
 use crate::runtime::restart_policy::backoff;
 use crate::runtime::timer::Timer;
 

@@ -22,10 +22,10 @@ use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, SyncPoint};
 use tokio::sync::oneshot;
 
 use crate::admission::permits::Permit;
+use crate::context::messages::ShardMessage;
+use crate::context::post_commit::PostCommit;
+use crate::context::{Context, SharedContext};
 use crate::handle::Tiered;
-use crate::runtime::context::{Context, SharedContext};
-use crate::runtime::messages::ShardMessage;
-use crate::runtime::post_commit::PostCommit;
 use crate::runtime::reply::{Reply, reply};
 use crate::runtime::shard_lock::{self, ShardLock};
 use crate::shard::{completion, guarded};

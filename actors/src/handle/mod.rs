@@ -5,12 +5,12 @@ use cenotaph_storage::{Error, ErrorKind, ObjectId, Reason, Result};
 use ractor::ActorRef;
 use tokio::sync::{OnceCell, oneshot};
 
-use crate::handle::supervisor::SupervisorMessage;
-use crate::runtime::context::SharedContext;
-use crate::runtime::messages::{
+use crate::context::SharedContext;
+use crate::context::messages::{
     ExpirerMessage, ExpiryOutcome, RecoveryMessage, SweepOutcome, SweeperMessage,
 };
-use crate::runtime::registry::ActorKind;
+use crate::context::registry::ActorKind;
+use crate::handle::supervisor::SupervisorMessage;
 use crate::runtime::reply::{Reply, reply};
 
 pub(crate) mod atomic;

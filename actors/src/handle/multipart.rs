@@ -22,11 +22,12 @@ use cenotaph_storage::{
 };
 use tokio::sync::oneshot;
 
+use crate::admission::payload::Source;
 use crate::admission::permits::Permit;
+use crate::context::Context;
+use crate::context::messages::{Job, Purpose, UploadedPart};
 use crate::handle::Tiered;
 use crate::handle::writes::Intent;
-use crate::runtime::context::Context;
-use crate::runtime::messages::{Job, Purpose, Source, UploadedPart};
 use crate::runtime::reply::Caller;
 
 /// A part without its payload.

@@ -23,10 +23,10 @@ use cenotaph_storage::{ErrorKind, ObjectId, Reason, Result, UploadId};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::permits::Permit;
+use crate::context::Context;
+use crate::context::messages::{Act, ShardMessage};
+use crate::context::post_commit::PostCommit;
 use crate::handle::Tiered;
-use crate::runtime::context::Context;
-use crate::runtime::messages::{Act, ShardMessage};
-use crate::runtime::post_commit::PostCommit;
 use crate::shard::Reader;
 
 /// Number of repairs at once, which share syncs.

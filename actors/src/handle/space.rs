@@ -18,8 +18,8 @@ use cenotaph_storage::Result;
 use cenotaph_storage::index::Batch;
 use cenotaph_storage::planted::Bug;
 
+use crate::context::Context;
 use crate::handle::Tiered;
-use crate::runtime::context::Context;
 
 /// Maximum wait of a refused write for the deletion of blobs. Longer deletions help later writes.
 const SWEEP_TIMEOUT: Duration = Duration::from_secs(2);

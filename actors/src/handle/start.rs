@@ -11,17 +11,17 @@ use ractor::Actor;
 use tokio::sync::{OnceCell, oneshot};
 
 use crate::admission::permits::Admission;
-use crate::background::expiry_cursor::ExpiryCursor;
-use crate::background::idle_refresh::IdleRefreshes;
+use crate::context::backlog::Backlog;
+use crate::context::expiry_cursor::ExpiryCursor;
+use crate::context::idle_refresh::IdleRefreshes;
+use crate::context::messages::RecoveryMessage;
+use crate::context::registry::ActorRegistry;
+use crate::context::{Context, Counters, SharedContext, wake};
 use crate::handle::Tiered;
 use crate::handle::supervisor::Supervisor;
 use crate::limits::Limits;
-use crate::runtime::backlog::Backlog;
-use crate::runtime::context::{Context, Counters, SharedContext, wake};
 use crate::runtime::health::Health;
 use crate::runtime::live_writes::LiveWrites;
-use crate::runtime::messages::RecoveryMessage;
-use crate::runtime::registry::ActorRegistry;
 
 /// Maximum time for the actors to stop, once their work has ended.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);

@@ -8,8 +8,8 @@ use cenotaph_storage::records::{Change, Orphan, Phase, UploadRecord, all_session
 use cenotaph_storage::{Result, Timestamp};
 
 use crate::admission::permits::BudgetUse;
+use crate::context::backlog::Tally;
 use crate::handle::Tiered;
-use crate::runtime::backlog::Tally;
 
 /// Number of entries read at once to be counted.
 const COUNT_PAGE: usize = 1024;

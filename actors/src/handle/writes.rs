@@ -11,9 +11,10 @@ use cenotaph_storage::records::{Amendment, Attributes, Extension};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
 use tokio::sync::oneshot;
 
+use crate::admission::payload::Source;
 use crate::admission::permits::Permit;
+use crate::context::messages::{Handover, Job, Purpose, UploadsMessage};
 use crate::handle::Tiered;
-use crate::runtime::messages::{Handover, Job, Purpose, Source, UploadsMessage};
 use crate::runtime::reply::Caller;
 
 /// Share of the limit on writes that idle refreshes may use: one part in this many.

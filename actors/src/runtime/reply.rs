@@ -19,7 +19,7 @@
 //!     caller drops while bytes flow: the blob is aborted, the put ends, recovery fences the change
 //!     caller drops after the last byte: the put continues
 //!     upload dies: recovery fences the change, the revisions become orphans
-//! 5 upload actor  delivers the swap to the object's shard                    runtime/context.rs
+//! 5 upload actor  delivers the swap to the object's shard                    context/mod.rs
 //!     upload dies: the message holds Caller and WriteGuard, the commit proceeds
 //!     shard dies before it submits: the reply is dropped, the swap is delivered again
 //!     both die: the Caller is dropped, the handle returns `Unavailable`, recovery fences

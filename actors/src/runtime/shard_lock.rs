@@ -20,7 +20,7 @@ use cenotaph_storage::ObjectId;
 use cenotaph_storage::decide::{ReadSet, RowState};
 use tokio::sync::oneshot;
 
-use crate::shard::pending_writes::{Durable, Ticket};
+use crate::runtime::ticket::{Durable, Ticket};
 
 /// Lock on some objects of a shard, for a commit. Dropping it releases the objects unchanged.
 pub(crate) struct ShardLock {
@@ -132,18 +132,18 @@ fn locked(state: &Mutex<State>) -> MutexGuard<'_, State> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::pending_writes::PendingWrites;
+    use crate::runtime::ticket::Tickets;
     use cenotaph_storage::Version;
     use futures::FutureExt;
 
     fn lock() -> (ShardLock, LockedShard) {
-        let mut pending = PendingWrites::default();
-        let ticket = pending.next_ticket();
+        let mut tickets = Tickets::default();
+        let ticket = tickets.next();
         ShardLock::new(
             vec![RowState::Absent(Version::NONE)],
             ReadSet::default(),
             ticket,
-            pending.durable(),
+            tickets.durable().clone(),
         )
     }
 

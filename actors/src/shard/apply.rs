@@ -21,11 +21,12 @@ use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
 
 use crate::admission::permits::Permit;
-use crate::runtime::context::{Context, SharedContext};
-use crate::runtime::post_commit::PostCommit;
+use crate::context::post_commit::PostCommit;
+use crate::context::{Context, SharedContext};
 use crate::runtime::reply::Reply;
+use crate::runtime::ticket::{Durable, Ticket};
 use crate::shard::Shard;
-use crate::shard::pending_writes::{Durable, PendingWrites, Ticket};
+use crate::shard::pending_writes::PendingWrites;
 
 impl Shard {
     /// Carries out a planned request, or replies with the error of its reads.

@@ -15,8 +15,8 @@ use cenotaph_storage::{ObjectId, OperationId, Result, SyncPoint, tamper};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
-use crate::runtime::context::SharedContext;
-use crate::runtime::messages::ShardMessage;
+use crate::context::SharedContext;
+use crate::context::messages::ShardMessage;
 use crate::runtime::shard_lock::ShardLock;
 use crate::shard::pending_writes::PendingWrites;
 

@@ -6,35 +6,18 @@
 //! the shard reads its pending writes (I7).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{Plan, RowState};
 use cenotaph_storage::index::Table;
 use cenotaph_storage::{ObjectId, OperationId};
 
-/// Position of a batch in the order of its shard's submissions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Ticket(u64);
-
-/// Progress of a shard: the newest durable ticket. Raised by completions, read by the shard.
-#[derive(Clone, Default)]
-pub(crate) struct Durable(Arc<AtomicU64>);
-
-impl Durable {
-    /// Notes that all batches up to this ticket are durable.
-    pub(crate) fn reached(&self, ticket: Ticket) {
-        // A maximum: the progress never goes back.
-        self.0.fetch_max(ticket.0, Ordering::AcqRel);
-    }
-}
+use crate::runtime::ticket::{Durable, Ticket, Tickets};
 
 /// The writes of a shard that are submitted and not yet durable.
 #[derive(Default)]
 pub(crate) struct PendingWrites {
-    last: u64,
-    durable: Durable,
+    tickets: Tickets,
     row_states: BTreeMap<Bytes, (Ticket, RowState)>,
     settled: BTreeMap<OperationId, Ticket>,
     sessions: BTreeMap<Bytes, (Ticket, Option<Bytes>)>,
@@ -50,18 +33,12 @@ enum Entry {
 impl PendingWrites {
     /// Returns the progress of this shard, to be updated by completions.
     pub(crate) fn durable(&self) -> Durable {
-        self.durable.clone()
+        self.tickets.durable().clone()
     }
 
     /// Returns the ticket of the next batch.
     pub(crate) fn next_ticket(&mut self) -> Ticket {
-        self.last += 1;
-        self.ticket()
-    }
-
-    /// Returns the ticket of the newest batch.
-    pub(crate) fn ticket(&self) -> Ticket {
-        Ticket(self.last)
+        self.tickets.next()
     }
 
     /// Returns the pending state of an object, if any.
@@ -121,7 +98,7 @@ impl PendingWrites {
 
     /// Forgets the writes that have become durable.
     pub(crate) fn trim(&mut self) {
-        let durable = Ticket(self.durable.0.load(Ordering::Acquire));
+        let durable = self.tickets.durable().newest();
         while self
             .order
             .front()

@@ -16,9 +16,10 @@ use cenotaph_storage::records::{
     part_key, parts_prefix, read_part_key, upload_record_key,
 };
 use cenotaph_storage::{
-    Error, ErrorKind, ObjectId, OperationId, PartNumber, Result, UploadId, Version,
+    Error, ErrorKind, ObjectId, OperationId, PartNumber, Result, Timestamp, UploadId, Version,
 };
 
+use crate::context::Context;
 use crate::shard::pending_writes::PendingWrites;
 
 /// Parts read per page.
@@ -295,6 +296,27 @@ impl Reader<'_> {
             }
             None => Ok(SeenEntry::Absent),
         }
+    }
+}
+
+impl Context {
+    /// Returns the durable state of an object.
+    pub(crate) async fn row_state(&self, id: &ObjectId) -> Result<RowState> {
+        Reader::of_index(&*self.index).row_state(id).await
+    }
+
+    /// Returns the state of an object for a caller that checks its existence at `now`.
+    ///
+    /// An object that has expired in the index may have a pending extension, so that its state is
+    /// read again behind the index's barrier.
+    pub(crate) async fn row_state_at(&self, id: &ObjectId, now: Timestamp) -> Result<RowState> {
+        let row_state = self.row_state(id).await?;
+        if row_state.row().is_none_or(|row| row.is_live(now)) {
+            return Ok(row_state);
+        }
+        // Behind the barrier the index shows every batch submitted before this read.
+        self.index.barrier().await?;
+        self.row_state(id).await
     }
 }
 

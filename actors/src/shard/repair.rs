@@ -5,7 +5,7 @@ use cenotaph_storage::decide::{Plan, Repair, UploadRepair};
 use cenotaph_storage::{ObjectId, Result, UploadId};
 
 use super::{Reader, Shard};
-use crate::runtime::messages::Act;
+use crate::context::messages::Act;
 use crate::runtime::reply::Reply;
 use crate::shard::pending_writes::PendingWrites;
 

@@ -15,8 +15,8 @@ use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, Result, tamper};
 
 use super::{Reader, Shard};
 use crate::admission::permits::Permit;
-use crate::runtime::context::Context;
-use crate::runtime::messages::ShardMessage;
+use crate::context::Context;
+use crate::context::messages::ShardMessage;
 use crate::runtime::reply::Reply;
 use crate::shard::pending_writes::PendingWrites;
 

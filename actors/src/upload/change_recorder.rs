@@ -10,7 +10,7 @@ use cenotaph_storage::records::Change;
 use cenotaph_storage::{ObjectId, OperationId, Result, RevisionId};
 
 use super::nothing_named;
-use crate::runtime::context::SharedContext;
+use crate::context::SharedContext;
 use crate::runtime::live_writes::WriteGuard;
 
 /// Minimum number of revisions that are named at a time after the first.

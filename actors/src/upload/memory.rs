@@ -20,7 +20,7 @@ use cenotaph_storage::{Error, ErrorKind, Result};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::admission::permits::{BEGINNING_BYTES, Beginning, Permit};
-use crate::runtime::context::SharedContext;
+use crate::context::SharedContext;
 
 /// Memory of a blob under way, taken from the budgets of uploads.
 pub(super) struct BlobMemory {

@@ -20,8 +20,8 @@ use cenotaph_storage::{Error, ErrorKind, ObjectId, PartEtag, Reason, Result, Syn
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
-use crate::runtime::context::SharedContext;
-use crate::runtime::messages::{Job, Purpose, UploadsMessage};
+use crate::context::SharedContext;
+use crate::context::messages::{Job, Purpose, UploadsMessage};
 
 mod change_recorder;
 mod memory;

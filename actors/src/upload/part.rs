@@ -9,8 +9,9 @@ use super::change_recorder::ChangeRecorder;
 use super::memory::BlobMemory;
 use super::source_reader::{SourceReader, check_promised_length};
 use super::{Finished, Upload};
+use crate::admission::payload::Source;
 use crate::admission::permits::Permit;
-use crate::runtime::messages::{Source, UploadedPart};
+use crate::context::messages::UploadedPart;
 use crate::runtime::reply::{Caller, Reply};
 
 /// A part without its payload.

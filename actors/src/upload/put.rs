@@ -15,9 +15,9 @@ use super::source_reader::check_promised_length;
 use super::split::Split;
 use super::stream::Cut;
 use super::{Finished, Upload};
+use crate::admission::payload::Source;
 use crate::admission::permits::Permit;
 use crate::runtime::live_writes::WriteGuard;
-use crate::runtime::messages::Source;
 use crate::runtime::reply::{Caller, Reply};
 
 /// A large put without its payload.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cenotaph_storage::{Checksum, Digest, Error, ErrorKind, Hasher, Reason, Result, Verifier};
 use futures::StreamExt;
 
-use crate::runtime::messages::{PayloadStream, Source};
+use crate::admission::payload::{PayloadStream, Source};
 
 /// Maximum number of bytes that are passed on, and hashed, at a time.
 const PIECE_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -32,8 +32,8 @@ use super::memory::BlobMemory;
 use super::source_reader::SourceReader;
 use super::split::Split;
 use super::{Finished, Upload, nothing_named, unless_gone};
+use crate::admission::payload::Source;
 use crate::admission::permits::Permit;
-use crate::runtime::messages::Source;
 
 /// Time limit for aborting the blobs of a failed upload.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);

@@ -9,8 +9,8 @@ use cenotaph_storage::{Env, Error, ErrorKind, Result};
 use futures::StreamExt;
 
 use super::{NamespaceLimits, NamespacePermit, Slot};
+use crate::admission::payload::PayloadStream;
 use crate::admission::token_bucket::TokenBucket;
-use crate::runtime::messages::PayloadStream;
 
 /// A namespace with limits.
 pub(super) struct Limited {

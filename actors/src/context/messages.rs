@@ -5,7 +5,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use cenotaph_storage::decide::{
     Precondition, PutResult, Repair, Swap, SwapReply, UploadRepair, UploadStep,
 };
@@ -13,9 +12,9 @@ use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{
     Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId,
 };
-use futures::stream::BoxStream;
 use tokio::sync::oneshot;
 
+use crate::admission::payload::Source;
 use crate::admission::permits::Permit;
 use crate::runtime::reply::{Caller, Reply};
 use crate::runtime::shard_lock::ShardLock;
@@ -126,19 +125,6 @@ pub(crate) struct ExpiryOutcome {
     pub(crate) removed: u64,
     /// Time at which the next entry is due.
     pub(crate) next_due: Option<Timestamp>,
-}
-
-/// A payload as a stream of chunks of any size. An error ends the stream.
-pub type PayloadStream =
-    BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
-
-/// A streamed payload with its promised length.
-pub struct Source {
-    /// The payload.
-    pub stream: PayloadStream,
-    /// Length in bytes, if known beforehand. A stream of another length fails with
-    /// [`Source`](cenotaph_storage::ErrorKind::Source).
-    pub bytes: Option<u64>,
 }
 
 /// An upload to the blob tier: a large put or a part.

@@ -9,7 +9,7 @@ use cenotaph_storage::{Checksum, ObjectId};
 use ractor::{ActorCell, ActorRef, Message};
 use serde::{Deserialize, Serialize};
 
-use crate::runtime::messages::{
+use crate::context::messages::{
     ExpirerMessage, RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage,
 };
 

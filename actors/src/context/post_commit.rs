@@ -4,8 +4,8 @@ use cenotaph_storage::Timestamp;
 use cenotaph_storage::index::{Batch, CommitError, Table};
 use cenotaph_storage::records::read_expiry_key;
 
-use crate::runtime::backlog::BacklogUpdate;
-use crate::runtime::context::Context;
+use crate::context::Context;
+use crate::context::backlog::BacklogUpdate;
 
 /// The entries of a batch that concern background work: changes and orphans for the backlog, the
 /// earliest deadline for the expirer.

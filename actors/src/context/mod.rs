@@ -5,22 +5,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cenotaph_storage::blobs::BlobTier;
-use cenotaph_storage::decide::{RowState, Swap, SwapReply};
+use cenotaph_storage::decide::{Swap, SwapReply};
 use cenotaph_storage::index::{Batch, CommitError, Index, UnreadableRange};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
 
 use crate::admission::permits::{Admission, Permit};
-use crate::background::expiry_cursor::ExpiryCursor;
-use crate::background::idle_refresh::IdleRefreshes;
+use crate::context::backlog::{Backlog, BacklogUpdate};
+use crate::context::expiry_cursor::ExpiryCursor;
+use crate::context::idle_refresh::IdleRefreshes;
+use crate::context::messages::{ExpirerMessage, ShardMessage, SweeperMessage};
+use crate::context::registry::{ActorRegistry, ActorSlot};
 use crate::limits::Limits;
-use crate::runtime::backlog::{Backlog, BacklogUpdate};
 use crate::runtime::health::Health;
 use crate::runtime::live_writes::LiveWrites;
-use crate::runtime::messages::{ExpirerMessage, ShardMessage, SweeperMessage};
-use crate::runtime::registry::{ActorRegistry, ActorSlot};
 use crate::runtime::reply::{Reply, reply};
 use crate::runtime::restart_policy::backoff;
-use crate::shard::Reader;
+
+pub(crate) mod backlog;
+pub(crate) mod expiry_cursor;
+pub(crate) mod idle_refresh;
+pub(crate) mod messages;
+pub(crate) mod post_commit;
+pub(crate) mod registry;
 
 /// Context shared by all actors of an engine. Cheap to clone.
 pub(crate) type SharedContext = Arc<Context>;
@@ -106,25 +112,6 @@ impl Context {
             );
             metrics::counter!("cenotaph_unreadable_ranges_total").increment(1);
         }
-    }
-
-    /// Returns the durable state of an object.
-    pub(crate) async fn row_state(&self, id: &ObjectId) -> Result<RowState> {
-        Reader::of_index(&*self.index).row_state(id).await
-    }
-
-    /// Returns the state of an object for a caller that checks its existence at `now`.
-    ///
-    /// An object that has expired in the index may have a pending extension, so that its state is
-    /// read again behind the index's barrier.
-    pub(crate) async fn row_state_at(&self, id: &ObjectId, now: Timestamp) -> Result<RowState> {
-        let row_state = self.row_state(id).await?;
-        if row_state.row().is_none_or(|row| row.is_live(now)) {
-            return Ok(row_state);
-        }
-        // Behind the barrier the index shows every batch submitted before this read.
-        self.index.barrier().await?;
-        self.row_state(id).await
     }
 
     /// Commits a batch and waits until the batch is durable. Drops `keep_alive` after that.
