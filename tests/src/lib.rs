@@ -3,7 +3,10 @@
 
 pub mod counting;
 pub mod faulty;
+pub mod links;
+pub mod rooms;
 pub mod servers;
+pub mod source;
 pub mod stage;
 pub mod store;
 pub mod style;

@@ -1,13 +1,14 @@
 //! Measures of how the code reads: openings of doc paragraphs, comments, line lengths, functions.
 //!
 //! The measures are lexical and need no compiler. Test code is left out of all but the line
-//! lengths and the tuple lets: files named `tests.rs` or `*_tests.rs`, directories named `tests`,
-//! and everything after a `#[cfg(test)]` module begins.
+//! lengths and the tuple lets (`source.rs`).
 
 use std::fmt;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use crate::source::{is_test_file, production_lines, rust_files};
 
 /// Longest line, in columns.
 const COLUMNS_MAX: usize = 100;
@@ -71,22 +72,20 @@ impl Style {
 
     /// Adds the measures of one file.
     pub fn add(&mut self, name: &str, text: &str) {
-        let is_test =
-            name.ends_with("_tests.rs") || name.ends_with("/tests.rs") || name.contains("/tests/");
         let lines: Vec<&str> = text.lines().collect();
-        let production = if is_test {
-            0
+        let production = if is_test_file(name) {
+            Vec::new()
         } else {
-            end_of_production(&lines)
+            production_lines(text)
         };
         self.lines += lines.len();
         for line in &lines {
             self.long_lines += usize::from(line.chars().count() > COLUMNS_MAX);
             self.tuple_lets += usize::from(is_tuple_let(line));
         }
-        self.add_docs(name, &lines[..production]);
-        self.add_functions(&lines[..production]);
-        for line in &lines[..production] {
+        self.add_docs(name, &production);
+        self.add_functions(&production);
+        for line in &production {
             self.add_type(line);
         }
     }
@@ -247,15 +246,6 @@ impl fmt::Display for Style {
     }
 }
 
-/// Returns the number of lines before the unit tests of a file.
-fn end_of_production(lines: &[&str]) -> usize {
-    let begins = |pair: &[&str]| {
-        let module = pair[1].trim_start();
-        pair[0].trim() == "#[cfg(test)]" && (module.starts_with("mod ") || module.starts_with("#["))
-    };
-    lines.windows(2).position(begins).unwrap_or(lines.len())
-}
-
 /// Returns whether a line binds a tuple to a tuple expression.
 fn is_tuple_let(line: &str) -> bool {
     let Some(rest) = line.trim_start().strip_prefix("let (") else {
@@ -268,20 +258,6 @@ fn is_tuple_let(line: &str) -> bool {
         return false;
     };
     inside.contains(", ")
-}
-
-fn rust_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            files.extend(rust_files(&path)?);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files.sort_unstable();
-    Ok(files)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of lines are small")]
