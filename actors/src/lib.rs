@@ -30,7 +30,7 @@ mod shard;
 mod upload;
 
 pub use admission::namespaces::{NamespaceLimits, NamespacePermit, Namespaces};
-pub use admission::payload::{PayloadStream, Source};
+pub use admission::payload::{PayloadSource, PayloadStream};
 pub use admission::permits::{BudgetUse, Permit};
 pub use context::messages::UploadedPart;
 pub use context::registry::ActorKind;
@@ -39,7 +39,7 @@ pub use handle::atomic::WriteReply;
 pub use handle::multipart::PartIntent;
 pub use handle::scrub::RepairLevel;
 pub use handle::stats::ActorStats;
-pub use handle::writes::Intent;
+pub use handle::writes::WriteIntent;
 pub use limits::{
     ExpiryLimits, Limits, MultipartLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits,
 };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use cenotaph::{Engine, Error, PartEtag, Upload};
+use cenotaph::{Engine, Error, MultipartUpload, PartEtag};
 use futures::{StreamExt, TryStreamExt, stream};
 
 const PART_BYTES: usize = 1_000_000;
@@ -48,7 +48,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Sends the parts that are missing or differ, several at once, and returns their number.
-async fn send_missing_parts(upload: &Upload, file: &[u8]) -> Result<usize, Error> {
+async fn send_missing_parts(upload: &MultipartUpload, file: &[u8]) -> Result<usize, Error> {
     let stored: BTreeMap<u32, PartEtag> = upload
         .parts()
         .stream()

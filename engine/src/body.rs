@@ -7,7 +7,7 @@
 use std::fmt;
 
 use bytes::{Bytes, BytesMut};
-use cenotaph_actors::{PayloadStream, Source, Tiered};
+use cenotaph_actors::{PayloadSource, PayloadStream, Tiered};
 use cenotaph_storage::{Error, ErrorKind, Result};
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
@@ -42,7 +42,7 @@ enum Origin {
 
 enum Inner {
     Bytes(Bytes),
-    Stream(Source, Origin),
+    Stream(PayloadSource, Origin),
 }
 
 impl Body {
@@ -61,7 +61,7 @@ impl Body {
             .map(|chunk| chunk.map(Into::into).map_err(Into::into))
             .boxed();
         Self(Inner::Stream(
-            Source {
+            PayloadSource {
                 stream,
                 bytes: None,
             },
@@ -73,7 +73,7 @@ impl Body {
     pub(crate) fn of_read(stream: BoxStream<'static, Result<Bytes>>, bytes: u64) -> Self {
         let stream = stream.map(|chunk| chunk.map_err(Into::into)).boxed();
         Self(Inner::Stream(
-            Source {
+            PayloadSource {
                 stream,
                 bytes: Some(bytes),
             },
@@ -110,14 +110,14 @@ impl Body {
             Inner::Bytes(buffer) if buffer.len() as u64 == bytes => Self(Inner::Bytes(buffer)),
             // A buffer of another length becomes a stream, whose end reports the mismatch.
             Inner::Bytes(buffer) => {
-                let source = Source {
+                let source = PayloadSource {
                     stream: once(buffer),
                     bytes: Some(bytes),
                 };
                 Self(Inner::Stream(source, Origin::Caller))
             }
             Inner::Stream(source, origin) => Self(Inner::Stream(
-                Source {
+                PayloadSource {
                     bytes: Some(bytes),
                     ..source
                 },
@@ -137,11 +137,11 @@ impl Body {
     }
 
     /// Returns the payload as a stream, without a peek.
-    pub(crate) fn into_source(self) -> Source {
+    pub(crate) fn into_source(self) -> PayloadSource {
         match self.0 {
             Inner::Bytes(buffer) => {
                 let bytes = Some(buffer.len() as u64);
-                Source {
+                PayloadSource {
                     stream: once(buffer),
                     bytes,
                 }
@@ -157,7 +157,7 @@ impl Body {
             // A payload that is known to be large is not buffered.
             Inner::Bytes(_) => 0,
             Inner::Stream(
-                Source {
+                PayloadSource {
                     bytes: Some(promised),
                     ..
                 },
@@ -166,7 +166,7 @@ impl Body {
                 .ok()
                 .filter(|&promised| promised <= inline_bytes_max)
                 .unwrap_or(0),
-            Inner::Stream(Source { bytes: None, .. }, _) => inline_bytes_max,
+            Inner::Stream(PayloadSource { bytes: None, .. }, _) => inline_bytes_max,
         }
     }
 
@@ -177,7 +177,7 @@ impl Body {
             Inner::Bytes(buffer) if buffer.len() <= inline_bytes_max => Ok(Peeked::Inline(buffer)),
             Inner::Bytes(buffer) => {
                 let bytes = Some(buffer.len() as u64);
-                Ok(Peeked::Large(Source {
+                Ok(Peeked::Large(PayloadSource {
                     stream: once(buffer),
                     bytes,
                 }))
@@ -200,11 +200,11 @@ pub(crate) enum Peeked {
     /// A payload within the inline limit, complete.
     Inline(Bytes),
     /// A payload over the inline limit, including the bytes that were read from it.
-    Large(Source),
+    Large(PayloadSource),
 }
 
-async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
-    let Source {
+async fn peek(source: PayloadSource, inline_bytes_max: usize) -> Result<Peeked> {
+    let PayloadSource {
         mut stream,
         bytes: promised,
     } = source;
@@ -229,7 +229,7 @@ async fn peek(source: Source, inline_bytes_max: usize) -> Result<Peeked> {
             let stream = futures::stream::iter(chunks.into_iter().map(Ok))
                 .chain(stream)
                 .boxed();
-            return Ok(Peeked::Large(Source {
+            return Ok(Peeked::Large(PayloadSource {
                 stream,
                 bytes: promised,
             }));

@@ -27,7 +27,7 @@ type Bound = (&'static str, u64, RangeInclusive<u64>);
 /// Treatment of an object whose row names a blob that is not in the blob tier.
 ///
 /// The setting applies to [`get`](crate::Engine::get), [`copy`](crate::Engine::copy),
-/// [`part_copy`](crate::Upload::part_copy), [`batch`](crate::Engine::batch) and
+/// [`part_copy`](crate::MultipartUpload::part_copy), [`batch`](crate::Engine::batch) and
 /// [`update`](crate::Engine::update). `head`, `list`, `usage` and preconditions never read the blob
 /// tier; for them the object exists with either setting. A scrub reports the missing blob with
 /// either setting.

@@ -80,7 +80,9 @@ pub use body::Body;
 pub use builder::Builder;
 pub use config::{Config, INLINE_BYTES_MAX, MissingBlob};
 pub use engine::{Engine, IntoObjectId, Stats};
-pub use multipart::{Complete, CopyPart, Initiate, ListParts, ListUploads, Upload, UploadPart};
+pub use multipart::{
+    Complete, CopyPart, Initiate, ListParts, ListUploads, MultipartUpload, UploadPart,
+};
 pub use ops::amend::{Amend, ExtendExpiry};
 pub use ops::batch::{BatchWrite, Operation, Reply};
 pub use ops::copy::{CopyRequest, RenameRequest};

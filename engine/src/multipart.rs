@@ -1,7 +1,7 @@
-//! [`Upload`]: multipart uploads, which write a large object in parts: in any order, in parallel,
-//! over days.
+//! [`MultipartUpload`]: multipart uploads, which write a large object in parts: in any order, in
+//! parallel, over days.
 //!
-//! - this file: [`Engine::multipart`], which begins an upload, and the handle [`Upload`]
+//! - this file: [`Engine::multipart`], which begins an upload, and the handle [`MultipartUpload`]
 //! - `part.rs`, `complete.rs`: the operations of an upload
 //! - `list.rs`: listings of uploads and parts
 
@@ -12,7 +12,7 @@ mod part;
 use std::fmt;
 use std::future::IntoFuture;
 
-use cenotaph_actors::Intent;
+use cenotaph_actors::WriteIntent;
 use cenotaph_storage::decide::Precondition;
 use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{ObjectId, Result, UploadId};
@@ -102,7 +102,7 @@ impl Engine {
         &self,
         id: impl IntoObjectId,
         upload_id: impl AsRef<str>,
-    ) -> Result<Upload> {
+    ) -> Result<MultipartUpload> {
         let id = id.into_object_id()?;
         self.check_open("resume")?;
         let _within = self.namespaces().begin_on(&id, "resume")?;
@@ -113,7 +113,7 @@ impl Engine {
             .find_upload(&id, &upload_id)
             .await
             .map_err(named)?;
-        Ok(Upload {
+        Ok(MultipartUpload {
             engine: self.clone(),
             id,
             upload_id,
@@ -145,8 +145,8 @@ impl Engine {
     /// # engine.close().await
     /// # }
     /// ```
-    pub fn upload(&self, id: impl IntoObjectId, upload_id: UploadId) -> Result<Upload> {
-        Ok(Upload {
+    pub fn upload(&self, id: impl IntoObjectId, upload_id: UploadId) -> Result<MultipartUpload> {
+        Ok(MultipartUpload {
             engine: self.clone(),
             id: id.into_object_id()?,
             upload_id,
@@ -191,7 +191,7 @@ impl Initiate {
     attributes_setters!();
     precondition_setters!();
 
-    async fn run(self) -> Result<Upload> {
+    async fn run(self) -> Result<MultipartUpload> {
         let Self {
             engine,
             id,
@@ -202,13 +202,13 @@ impl Initiate {
         // Invalid attributes fail now, and not after all parts have been uploaded.
         attributes.validate().map_err(|error| error.with_id(&id))?;
         let within = engine.namespaces().begin_on(&id, "multipart")?;
-        let intent = Intent {
+        let intent = WriteIntent {
             id: id.clone(),
             attributes,
             precondition,
         };
         let upload_id = within.end(engine.tiered().initiate(intent).await)?;
-        Ok(Upload {
+        Ok(MultipartUpload {
             engine,
             id,
             upload_id,
@@ -217,8 +217,8 @@ impl Initiate {
 }
 
 impl IntoFuture for Initiate {
-    type Output = Result<Upload>;
-    type IntoFuture = BoxFuture<'static, Result<Upload>>;
+    type Output = Result<MultipartUpload>;
+    type IntoFuture = BoxFuture<'static, Result<MultipartUpload>>;
 
     fn into_future(self) -> Self::IntoFuture {
         let span = operation_span!(
@@ -235,13 +235,13 @@ impl IntoFuture for Initiate {
 /// Cloning is cheap, and many tasks may use the handle at once. Dropping it does not end the
 /// upload.
 #[derive(Clone)]
-pub struct Upload {
+pub struct MultipartUpload {
     engine: Engine,
     id: ObjectId,
     upload_id: UploadId,
 }
 
-impl Upload {
+impl MultipartUpload {
     /// Returns the id of the object that the upload writes.
     pub fn id(&self) -> &ObjectId {
         &self.id
@@ -424,10 +424,10 @@ impl Upload {
     }
 }
 
-impl fmt::Debug for Upload {
+impl fmt::Debug for MultipartUpload {
     /// Omits the upload id, because it is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upload")
+        f.debug_struct("MultipartUpload")
             .field("id", &self.id)
             .finish_non_exhaustive()
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cenotaph_actors::Source;
+use cenotaph_actors::PayloadSource;
 use cenotaph_storage::{Env, Result};
 use futures::StreamExt;
 use futures::future::BoxFuture;
@@ -126,7 +126,7 @@ impl Drop for Observation {
 }
 
 /// Counts the bytes of a stream as they flow to the blob tier. Also returns the running total.
-pub(crate) fn counted(source: Source) -> (Source, Arc<AtomicU64>) {
+pub(crate) fn counted(source: PayloadSource) -> (PayloadSource, Arc<AtomicU64>) {
     let total = Arc::new(AtomicU64::new(0));
     let so_far = Arc::clone(&total);
     let stream = source.stream.inspect(move |chunk| {
@@ -137,7 +137,7 @@ pub(crate) fn counted(source: Source) -> (Source, Arc<AtomicU64>) {
         }
     });
     (
-        Source {
+        PayloadSource {
             stream: stream.boxed(),
             bytes: source.bytes,
         },

@@ -82,7 +82,7 @@ enum Known {
 }
 
 /// State of the index and the tier before the decision.
-struct Sight {
+struct TierView {
     known: Known,
     /// The tier; `None` if its directory does not exist.
     tier: Option<BlobTier>,
@@ -120,7 +120,7 @@ impl Claim {
     ///   be decoded.
     /// - The errors of committing to the index.
     pub async fn take(&self, place: Place) -> Result<BlobTier> {
-        let Sight {
+        let TierView {
             known,
             tier,
             marker,
@@ -156,7 +156,7 @@ impl Claim {
     /// # Errors
     /// As [`take`](Self::take), except the errors of writing.
     pub async fn find(&self, place: Place) -> Result<BlobTier> {
-        let Sight {
+        let TierView {
             known,
             tier,
             marker,
@@ -179,7 +179,7 @@ impl Claim {
     }
 
     /// Reads the record and the marker.
-    async fn inspect(&self, place: &Place) -> Result<Sight> {
+    async fn inspect(&self, place: &Place) -> Result<TierView> {
         let known = StoreRecord::read(&*self.index)
             .await?
             .map_or(Known::Nothing, Known::Record);
@@ -197,7 +197,7 @@ impl Claim {
             }
             None => Marker::Absent,
         };
-        Ok(Sight {
+        Ok(TierView {
             known,
             tier,
             marker,

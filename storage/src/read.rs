@@ -57,7 +57,7 @@ use crate::types::{
 };
 
 use budget::ReadBudget;
-use fetch::{Fetcher, Source};
+use fetch::{BlobSource, Fetcher};
 use plan::Piece;
 use stats::Counters;
 
@@ -332,7 +332,7 @@ impl Reads {
             }
             None => None,
         };
-        let source = open::Source {
+        let source = open::UnitSource {
             reads: self.clone(),
             seen,
             rest: units,
@@ -351,7 +351,7 @@ impl Reads {
         seen: OperationId,
         written_as: &ObjectId,
         pieces: Vec<Piece>,
-    ) -> Result<Option<Vec<Source>>> {
+    ) -> Result<Option<Vec<BlobSource>>> {
         // A write that replaces the row removes the checksums in the same batch. So both are read
         // from a single snapshot, and all checksums now rather than with the bytes.
         let snapshot = self.index().snapshot()?;
@@ -387,7 +387,7 @@ impl Reads {
                 )));
             }
             let reader = self.0.blobs.reader(&revision_key(written_as, revision));
-            sources.push(Source {
+            sources.push(BlobSource {
                 id: id.clone(),
                 piece,
                 reader,

@@ -47,7 +47,7 @@ use crate::records::last_versions_prefix;
 use crate::types::Result;
 
 pub use damage::{Damage, RawKey};
-pub use finding::{Finding, Found, RepairAction, RepairOutcome, RepairPolicy};
+pub use finding::{Finding, FoundDamage, RepairAction, RepairOutcome, RepairPolicy};
 pub use report::{ScrubCounts, ScrubProgress, ScrubReport};
 
 use self::bytes::Pace;
@@ -149,7 +149,7 @@ impl Scrub {
     /// [`Unavailable`](crate::ErrorKind::Unavailable) if the index cannot be read or the blob tier
     /// cannot be listed. Damage is a finding, not an error, also if the index itself is damaged or
     /// a blob cannot be read.
-    pub async fn step(&mut self) -> Result<Option<Vec<Found>>> {
+    pub async fn step(&mut self) -> Result<Option<Vec<FoundDamage>>> {
         let reads = &self.reads;
         let tally = &*self.tally;
         let pace = Pace {
@@ -161,7 +161,7 @@ impl Scrub {
             Stage::Rows(range) => {
                 let (found, rest) = rows::page(reads.index(), range.clone(), tally).await?;
                 let is_range =
-                    |found: &Found| matches!(found.damage, Damage::UnreadableRange { .. });
+                    |found: &FoundDamage| matches!(found.damage, Damage::UnreadableRange { .. });
                 // Kept until the walk over blobs: see `Listing::new`.
                 self.rows_are_unreadable |= found.iter().any(is_range);
                 (
@@ -245,4 +245,4 @@ fn stage_after(table: Table) -> Stage {
 }
 
 /// Damage found on a page, and the remaining range, or `None` after the last page.
-type Paged = (Vec<Found>, Option<Range>);
+type Paged = (Vec<FoundDamage>, Option<Range>);

@@ -20,7 +20,7 @@ use cenotaph_storage::{Env, Error, ErrorKind, Namespace, ObjectId, Reason, Resul
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 
-use crate::admission::payload::Source;
+use crate::admission::payload::PayloadSource;
 
 mod limited;
 
@@ -256,7 +256,7 @@ impl NamespacePermit {
 
     /// Returns the same payload, limited to the rate of the namespace. The stream may outlive the
     /// permit.
-    pub fn paced(&self, source: Source) -> Source {
+    pub fn paced(&self, source: PayloadSource) -> PayloadSource {
         match &self.0 {
             Some(slot) => {
                 // Set by the first item that the stream yields, not by the first poll.
@@ -265,7 +265,7 @@ impl NamespacePermit {
                     .stream
                     .inspect(move |_| has_begun.store(true, Ordering::Release))
                     .boxed();
-                Source {
+                PayloadSource {
                     stream: paced(Arc::clone(&slot.limited), stream),
                     ..source
                 }

@@ -1,5 +1,5 @@
-//! [`Source`]: the payload stream of a caller. A watched stream that is idle or panics ends with an
-//! error.
+//! [`PayloadSource`]: the payload stream of a caller. A watched stream that is idle or panics ends
+//! with an error.
 //!
 //! Guards that no caller holds a share of the engine forever, and that no caller's panic kills an
 //! actor.
@@ -17,7 +17,7 @@ pub type PayloadStream =
     BoxStream<'static, Result<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
 
 /// A streamed payload with its promised length.
-pub struct Source {
+pub struct PayloadSource {
     /// The payload.
     pub stream: PayloadStream,
     /// Length in bytes, if known beforehand. A stream of another length fails with
@@ -25,7 +25,7 @@ pub struct Source {
     pub bytes: Option<u64>,
 }
 
-impl Source {
+impl PayloadSource {
     /// Returns the same payload with a watched stream. The stream ends with an error if it yields
     /// nothing for `idle` while it is awaited, or if it panics.
     pub(crate) fn watched(self, env: &Env, idle: Duration) -> Self {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     async fn end_of(stream: PayloadStream) -> (usize, Option<String>) {
-        let source = Source {
+        let source = PayloadSource {
             stream,
             bytes: None,
         };

@@ -14,7 +14,7 @@ use cenotaph_storage::{
 };
 use tokio::sync::oneshot;
 
-use crate::admission::payload::Source;
+use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::runtime::reply::{Caller, Reply};
 use crate::runtime::shard_lock::ShardLock;
@@ -40,12 +40,12 @@ pub(crate) enum ShardMessage {
         change: OperationId,
         reply: Reply<bool>,
     },
-    /// Reads again the entries that a scrub found damaged, and repairs them if `act` requires it.
+    /// Reads again the entries that a scrub found damaged, and repairs them if `mode` requires it.
     /// Replies whether they are damaged.
     Repair {
         object: ObjectId,
         repair: Box<Repair>,
-        act: Act,
+        mode: RepairMode,
         reply: Reply<bool>,
     },
     /// As [`Repair`](Self::Repair), for an upload to this object.
@@ -53,7 +53,7 @@ pub(crate) enum ShardMessage {
         object: ObjectId,
         upload: UploadId,
         repair: Box<UploadRepair>,
-        act: Act,
+        mode: RepairMode,
         reply: Reply<bool>,
     },
     /// Locks these objects: the shard decides nothing until the lock has ended (`shard_lock.rs`).
@@ -65,9 +65,9 @@ pub(crate) enum ShardMessage {
 
 /// Action of a shard on damage that it confirms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Act {
+pub(crate) enum RepairMode {
     /// No action: the shard only confirms.
-    Look,
+    Confirm,
     /// The shard repairs the damage in the same turn.
     Repair,
 }
@@ -132,7 +132,7 @@ pub(crate) struct Job {
     pub(crate) id: ObjectId,
     pub(crate) operation: OperationId,
     pub(crate) purpose: Purpose,
-    pub(crate) source: Source,
+    pub(crate) source: PayloadSource,
     /// Resolves when the caller has dropped its future.
     pub(crate) caller_gone: oneshot::Receiver<()>,
     pub(crate) permit: Permit,

@@ -22,12 +22,12 @@ use cenotaph_storage::{
 };
 use tokio::sync::oneshot;
 
-use crate::admission::payload::Source;
+use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::context::Context;
 use crate::context::messages::{Job, Purpose, UploadedPart};
 use crate::handle::Tiered;
-use crate::handle::writes::Intent;
+use crate::handle::writes::WriteIntent;
 use crate::runtime::reply::Caller;
 
 /// A part without its payload.
@@ -49,8 +49,8 @@ impl Tiered {
     /// # Errors
     /// As [`put_inline`](Self::put_inline); [`Invalid`](cenotaph_storage::ErrorKind::Invalid) also
     /// if the root of the blob tier is too long.
-    pub async fn initiate(&self, intent: Intent) -> Result<UploadId> {
-        let Intent {
+    pub async fn initiate(&self, intent: WriteIntent) -> Result<UploadId> {
+        let WriteIntent {
             id,
             attributes,
             precondition,
@@ -85,7 +85,11 @@ impl Tiered {
     /// upload has ended, or the part is too large; [`Source`](cenotaph_storage::ErrorKind::Source)
     /// if the payload fails or differs from its declaration; otherwise as
     /// [`put_stream`](Self::put_stream).
-    pub async fn upload_part(&self, part: PartIntent, source: Source) -> Result<UploadedPart> {
+    pub async fn upload_part(
+        &self,
+        part: PartIntent,
+        source: PayloadSource,
+    ) -> Result<UploadedPart> {
         let PartIntent {
             id,
             upload,

@@ -17,14 +17,14 @@ use cenotaph_storage::decide::{
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::scrub::{
-    Damage, Found, RepairAction, RepairOutcome, RepairPolicy, Scrub, ScrubReport,
+    Damage, FoundDamage, RepairAction, RepairOutcome, RepairPolicy, Scrub, ScrubReport,
 };
 use cenotaph_storage::{ErrorKind, ObjectId, Reason, Result, UploadId};
 use futures::stream::{self, StreamExt};
 
 use crate::admission::permits::Permit;
 use crate::context::Context;
-use crate::context::messages::{Act, ShardMessage};
+use crate::context::messages::{RepairMode, ShardMessage};
 use crate::context::post_commit::PostCommit;
 use crate::handle::Tiered;
 use crate::shard::Reader;
@@ -67,7 +67,7 @@ impl Tiered {
             }
             let repairs = found
                 .into_iter()
-                .map(|Found { damage, policy }| async move {
+                .map(|FoundDamage { damage, policy }| async move {
                     let fate = self.context().policy(policy, repair).await;
                     (damage, fate)
                 });
@@ -95,7 +95,7 @@ impl Tiered {
     /// # Errors
     /// The error of the check if the tier is unavailable or not this store's. A tier that only
     /// can't be read now is an error if a finding is a missing blob.
-    async fn check_tier_of(&self, found: &[Found]) -> Result<()> {
+    async fn check_tier_of(&self, found: &[FoundDamage]) -> Result<()> {
         let is_missing = |damage: &Damage| {
             matches!(
                 damage,
@@ -132,32 +132,36 @@ impl Context {
             }
             RepairPolicy::Withheld => Ok(Some(RepairOutcome::Withheld)),
             RepairPolicy::Safe(action) if repair >= RepairLevel::Safe => {
-                self.action(action, Act::Repair).await
+                self.action(action, RepairMode::Repair).await
             }
             RepairPolicy::Lossy(action) if repair >= RepairLevel::Lossy => {
-                self.action(action, Act::Repair).await
+                self.action(action, RepairMode::Repair).await
             }
             RepairPolicy::Safe(action)
             | RepairPolicy::Lossy(action)
-            | RepairPolicy::Beyond(action) => self.action(action, Act::Look).await,
+            | RepairPolicy::Beyond(action) => self.action(action, RepairMode::Confirm).await,
         }
     }
 
     /// Carries out a repair, or only confirms its damage.
-    async fn action(&self, action: RepairAction, act: Act) -> Result<Option<RepairOutcome>> {
-        match act {
-            Act::Repair => self.health.check("scrub")?,
+    async fn action(
+        &self,
+        action: RepairAction,
+        mode: RepairMode,
+    ) -> Result<Option<RepairOutcome>> {
+        match mode {
+            RepairMode::Repair => self.health.check("scrub")?,
             // An engine that has failed can't ask its shards, but can still report.
-            Act::Look if self.health.check_failed("scrub").is_err() => {
+            RepairMode::Confirm if self.health.check_failed("scrub").is_err() => {
                 return self.look(action).await;
             }
-            Act::Look => {}
+            RepairMode::Confirm => {}
         }
-        if act == Act::Look && self.env.planted(Bug::ScrubUnconfirmed) {
+        if mode == RepairMode::Confirm && self.env.planted(Bug::ScrubUnconfirmed) {
             return Ok(Some(RepairOutcome::Left));
         }
         match action {
-            RepairAction::Commit(_) if act == Act::Look => Ok(Some(RepairOutcome::Left)),
+            RepairAction::Commit(_) if mode == RepairMode::Confirm => Ok(Some(RepairOutcome::Left)),
             RepairAction::Commit(batch) => {
                 let after = PostCommit::of(&batch);
                 self.commit(batch, ()).await?;
@@ -172,11 +176,11 @@ impl Context {
                     ShardMessage::Repair {
                         object,
                         repair,
-                        act,
+                        mode,
                         reply,
                     }
                 };
-                let fate = repaired(self.deliver(&object, request).await, act)?;
+                let fate = repaired(self.deliver(&object, request).await, mode)?;
                 // The restored entry may be due already.
                 if fate == Some(RepairOutcome::Repaired) {
                     self.expire_if_due(&object, &repair).await?;
@@ -191,11 +195,11 @@ impl Context {
                         object,
                         upload,
                         repair,
-                        act,
+                        mode,
                         reply,
                     }
                 };
-                let fate = repaired(self.deliver(&object, request).await, act)?;
+                let fate = repaired(self.deliver(&object, request).await, mode)?;
                 if fate == Some(RepairOutcome::Repaired) {
                     self.end_if_due(object, upload, &repair).await?;
                 }
@@ -209,11 +213,11 @@ impl Context {
     async fn look(&self, action: RepairAction) -> Result<Option<RepairOutcome>> {
         let is_confirmed = match action {
             RepairAction::Repair(object, repair) => {
-                let sight = Reader::of_index(&*self.index)
-                    .sight(&object, &repair)
+                let seen = Reader::of_index(&*self.index)
+                    .seen_object(&object, &repair)
                     .await?;
                 repair
-                    .decide(&object, &sight, self.env.steady_now())
+                    .decide(&object, &seen, self.env.steady_now())
                     .is_some()
             }
             RepairAction::Commit(_) | RepairAction::RepairUpload(..) => true,
@@ -290,13 +294,13 @@ impl Context {
 
 /// Maps the answer of a shard to the outcome of a repair, or to `None` if the damage is not
 /// confirmed.
-fn repaired(answer: Result<bool>, act: Act) -> Result<Option<RepairOutcome>> {
+fn repaired(answer: Result<bool>, mode: RepairMode) -> Result<Option<RepairOutcome>> {
     match answer {
         Ok(false) => Ok(None),
-        Ok(true) if act == Act::Repair => Ok(Some(RepairOutcome::Repaired)),
+        Ok(true) if mode == RepairMode::Repair => Ok(Some(RepairOutcome::Repaired)),
         Ok(true) => Ok(Some(RepairOutcome::Left)),
         // An entry of a later build is not damage: it is not touched.
-        Err(error) if error.kind() == ErrorKind::UnknownFormat && act == Act::Repair => {
+        Err(error) if error.kind() == ErrorKind::UnknownFormat && mode == RepairMode::Repair => {
             Ok(Some(RepairOutcome::Withheld))
         }
         Err(error) if matches!(error.kind(), ErrorKind::UnknownFormat | ErrorKind::Corrupt) => {

@@ -58,9 +58,9 @@ pub struct ActorStats {
     /// Time since which the oldest of these orphans is an orphan.
     pub oldest_orphan: Option<Timestamp>,
     /// Open multipart uploads. Each holds the space of its parts in the blob tier.
-    pub sessions: u64,
+    pub open_uploads: u64,
     /// Time at which the oldest of these uploads was initiated.
-    pub oldest_session: Option<Timestamp>,
+    pub oldest_upload: Option<Timestamp>,
 }
 
 /// Contribution of an entry to a count.
@@ -100,8 +100,8 @@ impl Tiered {
         // From memory if possible: counting by a scan is slow where many entries were removed.
         let changes = self.tally_changes().await?;
         let orphans = self.tally_orphans().await?;
-        let of_sessions = Range::prefix(&all_sessions_prefix(), COUNT_PAGE);
-        let sessions = self.count(Table::Uploads, of_sessions, initiated).await?;
+        let records = Range::prefix(&all_sessions_prefix(), COUNT_PAGE);
+        let uploads = self.count(Table::Uploads, records, initiated).await?;
         Ok(ActorStats {
             writes_live: self.context.admission.writes_live(),
             uploads_live: self.context.admission.uploads_live(),
@@ -123,8 +123,8 @@ impl Tiered {
             orphans: orphans.count,
             oldest_change: changes.oldest,
             oldest_orphan: orphans.oldest,
-            sessions: sessions.count,
-            oldest_session: sessions.oldest,
+            open_uploads: uploads.count,
+            oldest_upload: uploads.oldest,
         })
     }
 

@@ -11,7 +11,7 @@ use cenotaph_storage::records::{Amendment, Attributes, Extension};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
 use tokio::sync::oneshot;
 
-use crate::admission::payload::Source;
+use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::context::messages::{Handover, Job, Purpose, UploadsMessage};
 use crate::handle::Tiered;
@@ -22,7 +22,7 @@ const REFRESHES_SHARE: usize = 8;
 
 /// A write without its payload.
 #[derive(Clone, Debug)]
-pub struct Intent {
+pub struct WriteIntent {
     /// The object.
     pub id: ObjectId,
     /// Attributes of the new object.
@@ -54,7 +54,7 @@ impl Tiered {
     }
 
     /// Returns a caller's stream limited to [`source_idle`](crate::Limits::source_idle).
-    pub fn watched(&self, source: Source) -> Source {
+    pub fn watched(&self, source: PayloadSource) -> PayloadSource {
         source.watched(&self.context().env, self.context().limits.source_idle)
     }
 
@@ -76,11 +76,11 @@ impl Tiered {
     /// [`ErrorKind::Indeterminate`]: the index failed during the commit.
     pub async fn put_inline(
         &self,
-        intent: Intent,
+        intent: WriteIntent,
         payload: Bytes,
         permit: Permit,
     ) -> Result<PutResult> {
-        let Intent {
+        let WriteIntent {
             id,
             attributes,
             precondition,
@@ -124,12 +124,12 @@ impl Tiered {
     /// too long.
     pub async fn put_stream(
         &self,
-        intent: Intent,
-        source: Source,
+        intent: WriteIntent,
+        source: PayloadSource,
         peeked: Permit,
         is_bulk: bool,
     ) -> Result<PutResult> {
-        let Intent {
+        let WriteIntent {
             id,
             attributes,
             precondition,

@@ -104,23 +104,23 @@ impl Shard {
             ShardMessage::Repair {
                 object,
                 repair,
-                act,
+                mode,
                 reply,
             } => {
                 let planned = self.plan_repair(pending, &object, &repair).await;
-                self.repair(pending, planned, act, reply);
+                self.repair(pending, planned, mode, reply);
             }
             ShardMessage::RepairUpload {
                 object,
                 upload,
                 repair,
-                act,
+                mode,
                 reply,
             } => {
                 let planned = self
                     .plan_upload_repair(pending, (&object, &upload), &repair)
                     .await;
-                self.repair(pending, planned, act, reply);
+                self.repair(pending, planned, mode, reply);
             }
             ShardMessage::Fence {
                 object,

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{
-    ReadSet, ReadValue, Repair, RowState, Seen, SeenEntry, SeenUpload, Sight, Swap, SwapView,
-    UploadRepair,
+    ReadSet, ReadValue, Repair, RowState, SeenEntry, SeenObject, SeenRow, SeenUpload, Swap,
+    SwapView, UploadRepair,
 };
 use cenotaph_storage::index::{Index, Range, Table};
 use cenotaph_storage::records::{
@@ -215,33 +215,37 @@ impl<'a> Reader<'a> {
 /// Reads for repairs, which accept damaged entries.
 impl Reader<'_> {
     /// Returns the newest state of an object for a repair.
-    pub(crate) async fn sight(&mut self, id: &ObjectId, repair: &Repair) -> Result<Sight> {
+    pub(crate) async fn seen_object(
+        &mut self,
+        id: &ObjectId,
+        repair: &Repair,
+    ) -> Result<SeenObject> {
         let pending = self.pending_state(id);
         let is_pending = pending.is_some();
-        let seen = match pending {
-            Some(row_state) => Seen::Whole(row_state),
-            None => self.seen(id).await?,
+        let row = match pending {
+            Some(row_state) => SeenRow::Whole(row_state),
+            None => self.seen_row(id).await?,
         };
-        let entry = self.maybe_broken(repair.reads(id, &seen)).await?;
-        Ok(Sight {
-            seen,
+        let entry = self.maybe_broken(repair.reads(id, &row)).await?;
+        Ok(SeenObject {
+            row,
             entry,
             is_pending,
         })
     }
 
-    async fn seen(&mut self, id: &ObjectId) -> Result<Seen> {
+    async fn seen_row(&mut self, id: &ObjectId) -> Result<SeenRow> {
         let row = self.entry(Table::Rows, id.encoded().clone()).await;
         match decoded(row, Row::decode)? {
-            SeenEntry::Whole(row) => return Ok(Seen::Whole(RowState::Present(Box::new(row)))),
-            SeenEntry::Broken => return Ok(Seen::BrokenRow),
+            SeenEntry::Whole(row) => return Ok(SeenRow::Whole(RowState::Present(Box::new(row)))),
+            SeenEntry::Broken => return Ok(SeenRow::BrokenRow),
             SeenEntry::Absent => {}
         }
         let last = self.entry(Table::Meta, last_version_key(id)).await;
         Ok(match decoded(last, decode_last_version)? {
-            SeenEntry::Whole(last) => Seen::Whole(RowState::Absent(last)),
-            SeenEntry::Broken => Seen::BrokenLastVersion,
-            SeenEntry::Absent => Seen::Whole(RowState::Absent(Version::NONE)),
+            SeenEntry::Whole(last) => SeenRow::Whole(RowState::Absent(last)),
+            SeenEntry::Broken => SeenRow::BrokenLastVersion,
+            SeenEntry::Absent => SeenRow::Whole(RowState::Absent(Version::NONE)),
         })
     }
 

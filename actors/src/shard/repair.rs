@@ -5,7 +5,7 @@ use cenotaph_storage::decide::{Plan, Repair, UploadRepair};
 use cenotaph_storage::{ObjectId, Result, UploadId};
 
 use super::{Reader, Shard};
-use crate::context::messages::Act;
+use crate::context::messages::RepairMode;
 use crate::runtime::reply::Reply;
 use crate::shard::pending_writes::PendingWrites;
 
@@ -18,8 +18,8 @@ impl Shard {
         repair: &Repair,
     ) -> Result<Option<Plan<bool>>> {
         let mut reader = Reader::new(&*self.context.index, pending);
-        let sight = reader.sight(object, repair).await?;
-        let plan = repair.decide(object, &sight, self.context.env.steady_now());
+        let seen = reader.seen_object(object, repair).await?;
+        let plan = repair.decide(object, &seen, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
     }
 
@@ -36,16 +36,18 @@ impl Shard {
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
     }
 
-    /// Replies whether the damage is confirmed. Repairs it first if `act` requires it.
+    /// Replies whether the damage is confirmed. Repairs it first if `mode` requires it.
     pub(super) fn repair(
         &self,
         pending: &mut PendingWrites,
         planned: Result<Option<Plan<bool>>>,
-        act: Act,
+        mode: RepairMode,
         reply: Reply<bool>,
     ) {
         match planned {
-            Ok(Some(plan)) if act == Act::Repair => self.carry_out(pending, Ok(plan), None, reply),
+            Ok(Some(plan)) if mode == RepairMode::Repair => {
+                self.carry_out(pending, Ok(plan), None, reply);
+            }
             Ok(plan) => reply(Ok(plan.is_some())),
             Err(error) => reply(Err(error)),
         }

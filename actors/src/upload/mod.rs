@@ -64,7 +64,7 @@ impl Actor for Uploads {
         let Some(job) = job.take() else { return Ok(()) };
         // Before the spawn: from here on the job is not offered again.
         let _ = started.send(());
-        let upload = Upload {
+        let upload = BlobUpload {
             context: Arc::clone(&self.context),
         };
         let (child, _) = Actor::spawn_linked(None, upload, job, myself.get_cell()).await?;
@@ -95,11 +95,11 @@ pub(crate) enum UploadMessage {
 }
 
 /// The actor of a large put or part.
-pub(crate) struct Upload {
+pub(crate) struct BlobUpload {
     context: SharedContext,
 }
 
-impl Actor for Upload {
+impl Actor for BlobUpload {
     type Msg = UploadMessage;
     type State = Option<Box<Job>>;
     type Arguments = Box<Job>;
@@ -152,7 +152,7 @@ struct Finished {
     etag: PartEtag,
 }
 
-impl Upload {
+impl BlobUpload {
     async fn run(&self, job: Job) -> Result<()> {
         let Job {
             id,

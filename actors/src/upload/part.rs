@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 use super::change_recorder::ChangeRecorder;
 use super::memory::BlobMemory;
 use super::source_reader::{SourceReader, check_promised_length};
-use super::{Finished, Upload};
-use crate::admission::payload::Source;
+use super::{BlobUpload, Finished};
+use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::context::messages::UploadedPart;
 use crate::runtime::reply::{Caller, Reply};
@@ -25,12 +25,12 @@ pub(super) struct PartUpload {
     pub(super) permit: Permit,
 }
 
-impl Upload {
+impl BlobUpload {
     /// Uploads a part.
     pub(super) async fn part(
         &self,
         part: PartUpload,
-        source: Source,
+        source: PayloadSource,
         mut caller_gone: oneshot::Receiver<()>,
     ) -> Result<()> {
         let context = &self.context;

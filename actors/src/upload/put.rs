@@ -14,8 +14,8 @@ use super::change_recorder::ChangeRecorder;
 use super::source_reader::check_promised_length;
 use super::split::Split;
 use super::stream::Cut;
-use super::{Finished, Upload};
-use crate::admission::payload::Source;
+use super::{BlobUpload, Finished};
+use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::runtime::live_writes::WriteGuard;
 use crate::runtime::reply::{Caller, Reply};
@@ -30,12 +30,12 @@ pub(super) struct Put {
     pub(super) permit: Permit,
 }
 
-impl Upload {
+impl BlobUpload {
     /// Runs a large put.
     pub(super) async fn put(
         &self,
         put: Put,
-        source: Source,
+        source: PayloadSource,
         mut caller_gone: oneshot::Receiver<()>,
         (peeked, is_bulk): (Permit, bool),
     ) -> Result<()> {

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use cenotaph_storage::{Checksum, Digest, Error, ErrorKind, Hasher, Reason, Result, Verifier};
 use futures::StreamExt;
 
-use crate::admission::payload::{PayloadStream, Source};
+use crate::admission::payload::{PayloadSource, PayloadStream};
 
 /// Maximum number of bytes that are passed on, and hashed, at a time.
 const PIECE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Refuses a promised length over the limit before the first byte is read.
-pub(super) fn check_promised_length(source: &Source, bytes_max: u64) -> Result<()> {
+pub(super) fn check_promised_length(source: &PayloadSource, bytes_max: u64) -> Result<()> {
     if source.bytes.is_some_and(|promised| promised > bytes_max) {
         Err(too_long(bytes_max))
     } else {
@@ -36,7 +36,7 @@ pub(super) struct SourceReader {
 
 impl SourceReader {
     /// Creates a reader of at most `bytes_max` bytes.
-    pub(super) fn new(source: Source, bytes_max: u64, declared: &[Digest]) -> Self {
+    pub(super) fn new(source: PayloadSource, bytes_max: u64, declared: &[Digest]) -> Self {
         Self {
             stream: source.stream,
             ahead: Bytes::new(),

@@ -31,20 +31,20 @@ use super::change_recorder::ChangeRecorder;
 use super::memory::BlobMemory;
 use super::source_reader::SourceReader;
 use super::split::Split;
-use super::{Finished, Upload, nothing_named, unless_gone};
-use crate::admission::payload::Source;
+use super::{BlobUpload, Finished, nothing_named, unless_gone};
+use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 
 /// Time limit for aborting the blobs of a failed upload.
 const ABANDON_TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Upload {
+impl BlobUpload {
     /// Streams the whole payload of a put (steps 3 and 4). Returns its blobs and its checksum.
     pub(super) async fn stream(
         &self,
         id: &ObjectId,
         recorder: &mut ChangeRecorder,
-        source: Source,
+        source: PayloadSource,
         cut: Cut<'_>,
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<(Vec<Finished>, Option<Checksum>)> {

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::args::PutArgs;
 use crate::store::Store;
 use crate::transfer::parts::{self, InParts};
-use crate::transfer::put_file::{Counted, Source, put_body, put_file};
+use crate::transfer::put_file::{Counted, SourceFile, put_body, put_file};
 use crate::transfer::put_options::{PutError, PutOptions, print_written};
 use crate::ui::failure::Failure;
 use crate::ui::report::Report;
@@ -71,7 +71,7 @@ pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Res
 /// Source of the bytes of a put.
 enum Input {
     /// A regular file.
-    File(Source),
+    File(SourceFile),
     /// A device or a pipe, of unknown length.
     Pipe(PathBuf),
     /// Standard input.
@@ -90,7 +90,7 @@ impl Input {
             .map_err(|error| PutError::File(error).failure(path))?;
         let path = path.to_owned();
         Ok(if metadata.is_file() {
-            Self::File(Source {
+            Self::File(SourceFile {
                 path,
                 bytes: metadata.len(),
             })

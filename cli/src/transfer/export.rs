@@ -196,8 +196,8 @@ impl Job<'_> {
             .await
             .map_err(failed)?;
         let is_same = match found {
-            Found::Nothing => return Ok(Plan::Write(Existing::Refuse)),
-            Found::Special => {
+            TargetState::Nothing => return Ok(Plan::Write(Existing::Refuse)),
+            TargetState::Special => {
                 return Err(format!(
                     "the target is a special file: path={}",
                     path.display()
@@ -205,17 +205,17 @@ impl Job<'_> {
             }
             // Size, time and mode suffice here: an export sets the time of every file it writes,
             // and a later change of the file changes its time.
-            Found::Same => {
+            TargetState::Same => {
                 self.bar.add(head.metadata.size);
                 return Ok(Plan::Keep);
             }
-            Found::SameSize => match compare(self.store, &head.id, path, self.bar).await {
+            TargetState::SameSize => match compare(self.store, &head.id, path, self.bar).await {
                 Ok(verdict) => verdict == Verdict::Same,
                 // An unreadable file can't be compared, but its directory may permit a replacement.
                 Err(Unreadable::File(_)) if self.overwrite => false,
                 Err(unreadable) => return Err(unreadable.to_string()),
             },
-            Found::Other => false,
+            TargetState::Other => false,
         };
         match (is_same, self.overwrite) {
             (true, true) => self
@@ -238,7 +238,7 @@ impl Job<'_> {
         path: &Path,
         bytes: u64,
         file_metadata: FileMetadata,
-    ) -> io::Result<Found> {
+    ) -> io::Result<TargetState> {
         let path = path.to_owned();
         let cleaned = self.cleaned.clone();
         let look = move || {
@@ -248,20 +248,20 @@ impl Job<'_> {
                     let is_same =
                         file_metadata.has_mtime() && FileMetadata::of(&there) == file_metadata;
                     Ok(if is_same {
-                        Found::Same
+                        TargetState::Same
                     } else {
-                        Found::SameSize
+                        TargetState::SameSize
                     })
                 }
                 // A directory makes the rename fail with a fitting error. A link is replaced, never
                 // followed: it may lead out of the tree.
                 Ok(there) if there.is_file() || there.is_dir() || there.is_symlink() => {
-                    Ok(Found::Other)
+                    Ok(TargetState::Other)
                 }
-                Ok(_) => Ok(Found::Special),
+                Ok(_) => Ok(TargetState::Special),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
-                    Ok(Found::Nothing)
+                    Ok(TargetState::Nothing)
                 }
                 Err(error) => Err(error),
             }
@@ -335,7 +335,7 @@ impl Cleaned {
 }
 
 /// State of the target of an export.
-enum Found {
+enum TargetState {
     /// The target does not exist.
     Nothing,
     /// A file of the same size, time and mode.

@@ -20,10 +20,10 @@ use serde_json::json;
 use crate::store::Store;
 use crate::transfer::compare::{Verdict, compare};
 use crate::transfer::file_metadata::FileMetadata;
-use crate::transfer::put_file::{Source, put_file};
+use crate::transfer::put_file::{SourceFile, put_file};
 use crate::transfer::put_options::{PutError, PutOptions};
 use crate::transfer::retry::retrying;
-use crate::transfer::tree::{self, Found, Root, Step};
+use crate::transfer::tree::{self, FoundFile, Root, Step};
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human;
 use crate::ui::report::{Bar, Report};
@@ -80,9 +80,9 @@ pub(crate) struct Imported {
 /// Result of a step of the walk.
 enum ImportOutcome {
     /// The file was put.
-    Put(Found),
+    Put(FoundFile),
     /// The file was already imported.
-    Unchanged(Found),
+    Unchanged(FoundFile),
     /// The entry is no regular file.
     Skipped { path: String, why: &'static str },
     /// The import of the file failed.
@@ -158,7 +158,7 @@ async fn import_step(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> Imp
 }
 
 /// Imports a file unless it is unchanged.
-async fn import_file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> ImportOutcome {
+async fn import_file(store: &Store, by: Unchanged, found: FoundFile, bar: &Bar) -> ImportOutcome {
     let failed = |why: String, is_of_store| ImportOutcome::Failed {
         path: found.path.display().to_string(),
         why,
@@ -177,7 +177,7 @@ async fn import_file(store: &Store, by: Unchanged, found: Found, bar: &Bar) -> I
     // A file that changes during the read gets a second attempt with fresh metadata. There is no
     // third: a file that is written all the time would never be done.
     for is_last in [false, true] {
-        let source = Source {
+        let source = SourceFile {
             path: current.path.clone(),
             bytes: current.bytes,
         };
@@ -208,9 +208,9 @@ fn is_over(error: &cenotaph::Error) -> bool {
 }
 
 /// Reads the metadata of a file again.
-async fn refresh(found: &Found) -> std::io::Result<Found> {
+async fn refresh(found: &FoundFile) -> std::io::Result<FoundFile> {
     let metadata = tokio::fs::symlink_metadata(&found.path).await?;
-    Ok(Found {
+    Ok(FoundFile {
         bytes: metadata.len(),
         file_metadata: FileMetadata::of(&metadata),
         ..found.clone()
@@ -221,7 +221,7 @@ async fn refresh(found: &Found) -> std::io::Result<Found> {
 async fn is_unchanged(
     store: &Store,
     by: Unchanged,
-    found: &Found,
+    found: &FoundFile,
     id: &cenotaph::ObjectId,
     bar: &Bar,
 ) -> cenotaph::Result<bool> {
@@ -258,7 +258,7 @@ impl Imported {
         outcome: ImportOutcome,
     ) -> Result<(), Failure> {
         let is_json = report.is_json() && tells == Tells::Everything;
-        let file = |found: &Found, outcome: &str| match is_json {
+        let file = |found: &FoundFile, outcome: &str| match is_json {
             true => report.json(&json!({
                 "event": "file",
                 "key": found.key,

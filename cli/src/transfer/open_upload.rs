@@ -1,6 +1,6 @@
 //! Access to an open upload by its id, for commands that resume or abort it.
 
-use cenotaph::{ErrorKind, ObjectId, Upload, UploadId};
+use cenotaph::{ErrorKind, MultipartUpload, ObjectId, UploadId};
 
 use crate::store::Store;
 use crate::transfer::retry::retrying;
@@ -14,7 +14,7 @@ pub(crate) async fn open_upload(
     store: &Store,
     id: &ObjectId,
     upload: UploadId,
-) -> Result<Upload, Failure> {
+) -> Result<MultipartUpload, Failure> {
     let found = retrying(&store.env, async || {
         store.engine.resume(id, upload.to_string()).await
     })

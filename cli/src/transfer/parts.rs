@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cenotaph::{Body, ErrorKind, Limits, ObjectId, PartEtag, PutResult, Upload};
+use cenotaph::{Body, ErrorKind, Limits, MultipartUpload, ObjectId, PartEtag, PutResult};
 use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
@@ -33,7 +33,7 @@ use crate::ui::human;
 use crate::ui::report::{Bar, Report};
 use cut::{Cut, PART_BYTES};
 use file::Opened;
-use resume::{Found, Search, There};
+use resume::{ResumableUpload, Search, There};
 
 /// Largest file, in bytes, that is put in one piece by default.
 pub(crate) const OVER_BYTES: u64 = 256 * 1024 * 1024;
@@ -53,7 +53,7 @@ pub(crate) struct InParts<'a> {
 
 /// A new or resumed upload.
 struct Begun {
-    upload: Upload,
+    upload: MultipartUpload,
     cut: Cut,
     /// Parts that are stored already and match the file.
     there: BTreeMap<u32, PartEtag>,
@@ -143,7 +143,7 @@ impl InParts<'_> {
             Resume::Named(upload_id) => Some(search.named(upload_id).await?),
         };
         let fresh_cut = || Cut::new(file.bytes(), self.options.part_size.unwrap_or(PART_BYTES));
-        if let Some(Found {
+        if let Some(ResumableUpload {
             upload,
             there: There { cut, parts },
         }) = found
@@ -245,7 +245,7 @@ impl InParts<'_> {
     /// Sends a part. Transient errors are retried.
     async fn send(
         &self,
-        upload: &Upload,
+        upload: &MultipartUpload,
         cut: Cut,
         number: u32,
         file: &Opened,
@@ -299,7 +299,7 @@ impl InParts<'_> {
     /// Completes the upload with exactly these parts.
     async fn complete(
         &self,
-        upload: &Upload,
+        upload: &MultipartUpload,
         parts: &BTreeMap<u32, PartEtag>,
     ) -> Result<PutResult, Failure> {
         let parts = || parts.iter().map(|(number, etag)| (*number, *etag));

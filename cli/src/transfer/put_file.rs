@@ -21,7 +21,7 @@ const WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A regular file with its expected size.
 #[derive(Clone, Debug)]
-pub(crate) struct Source {
+pub(crate) struct SourceFile {
     /// Path of the file.
     pub(crate) path: PathBuf,
     /// Size in bytes. A file of another size at the time of the read is an error.
@@ -48,7 +48,7 @@ pub(crate) async fn put_body(
 pub(crate) async fn put_file(
     store: &Store,
     id: &ObjectId,
-    file: &Source,
+    file: &SourceFile,
     put_options: &PutOptions,
     bar: &Bar,
 ) -> Result<PutResult, PutError> {
@@ -69,7 +69,7 @@ pub(crate) async fn put_file(
 async fn put_once(
     store: &Store,
     id: &ObjectId,
-    file: &Source,
+    file: &SourceFile,
     put_options: &PutOptions,
     bar: &Bar,
     counted: &Arc<AtomicU64>,
@@ -124,7 +124,7 @@ enum Whole {
 }
 
 /// Reads a small file at once.
-async fn read_whole(store: &Store, file: &Source) -> Result<Whole, PutError> {
+async fn read_whole(store: &Store, file: &SourceFile) -> Result<Whole, PutError> {
     let path = file.path.clone();
     let bytes = file.bytes;
     let read = move || {

@@ -37,7 +37,7 @@ pub(crate) struct Root {
 
 /// A regular file found by a walk.
 #[derive(Clone, Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundFile {
     /// Key of its object.
     pub(crate) key: String,
     /// Path of the file.
@@ -52,7 +52,7 @@ pub(crate) struct Found {
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// A regular file.
-    File(Found),
+    File(FoundFile),
     /// An entry that is no regular file, or is excluded.
     Skipped { path: PathBuf, why: &'static str },
     /// An entry that can't be read.
@@ -170,7 +170,7 @@ impl Root {
             };
         };
         match entry.metadata() {
-            Ok(metadata) => Step::File(Found {
+            Ok(metadata) => Step::File(FoundFile {
                 key: format!("{}{key}", self.prefix),
                 bytes: metadata.len(),
                 file_metadata: FileMetadata::of(&metadata),

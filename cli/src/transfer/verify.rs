@@ -16,7 +16,7 @@ use serde_json::json;
 use crate::store::Store;
 use crate::transfer::compare::{Unreadable, Verdict, compare};
 use crate::transfer::output::blocking;
-use crate::transfer::tree::{self, Found, Root, Step};
+use crate::transfer::tree::{self, FoundFile, Root, Step};
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human;
 use crate::ui::report::{Bar, Report};
@@ -107,7 +107,7 @@ async fn check(store: &Store, step: Step, bar: &Bar) -> Checked {
 }
 
 /// Compares a file with its object. Returns the problem, or `None` if both are equal.
-pub(crate) async fn check_file(store: &Store, found: &Found, bar: &Bar) -> Option<Problem> {
+pub(crate) async fn check_file(store: &Store, found: &FoundFile, bar: &Bar) -> Option<Problem> {
     let problem = |kind, detail| {
         Some(Problem {
             name: found.key.clone(),

@@ -6,21 +6,21 @@ use cenotaph_storage::decide::{Precondition, PutResult, Selection};
 use cenotaph_storage::{PartEtag, PartNumber, Result};
 use futures::future::BoxFuture;
 
-use super::Upload;
+use super::MultipartUpload;
 use crate::observe::{observed, operation_span};
 use crate::ops::setters::precondition_setters;
 
-/// Builder of a completion. `.await` it to complete the upload. See [`Upload::complete`].
+/// Builder of a completion. `.await` it to complete the upload. See [`MultipartUpload::complete`].
 #[derive(Debug)]
 #[must_use = "nothing is completed until it is awaited"]
 pub struct Complete {
-    upload: Upload,
+    upload: MultipartUpload,
     parts: Option<Vec<(u32, PartEtag)>>,
     precondition: Precondition,
 }
 
 impl Complete {
-    pub(super) fn new(upload: Upload) -> Self {
+    pub(super) fn new(upload: MultipartUpload) -> Self {
         Self {
             upload,
             parts: None,
@@ -28,7 +28,7 @@ impl Complete {
         }
     }
 
-    /// Adds a part to the list of parts, with the etag that [`Upload::part`] returned.
+    /// Adds a part to the list of parts, with the etag that [`MultipartUpload::part`] returned.
     ///
     /// Parts are listed in ascending order. The completion deletes parts that are not listed.
     /// Without a list, all parts become the object.
@@ -48,7 +48,7 @@ impl Complete {
     async fn run(self) -> Result<PutResult> {
         let Self {
             upload:
-                Upload {
+                MultipartUpload {
                     engine,
                     id,
                     upload_id,

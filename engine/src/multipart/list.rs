@@ -10,7 +10,7 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
-use super::Upload;
+use super::MultipartUpload;
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 
@@ -109,16 +109,16 @@ impl IntoFuture for ListUploads {
 }
 
 /// Builder of a listing of parts. `.await` it for a single page, or [`stream`](Self::stream) all
-/// parts. See [`Upload::parts`].
+/// parts. See [`MultipartUpload::parts`].
 #[derive(Clone, Debug)]
 #[must_use = "a listing does nothing until it is awaited or streamed"]
 pub struct ListParts {
-    upload: Upload,
+    upload: MultipartUpload,
     request: PartsRequest,
 }
 
 impl ListParts {
-    pub(super) fn new(upload: Upload) -> Self {
+    pub(super) fn new(upload: MultipartUpload) -> Self {
         let limit = upload.engine.config().reads.list_page_max.min(PAGE);
         Self {
             upload,
@@ -175,7 +175,7 @@ impl IntoFuture for ListParts {
     type IntoFuture = BoxFuture<'static, Result<PartPage>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        let Upload {
+        let MultipartUpload {
             engine,
             id,
             upload_id,

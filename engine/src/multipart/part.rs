@@ -9,24 +9,24 @@ use cenotaph_storage::{
 };
 use futures::future::BoxFuture;
 
-use super::Upload;
+use super::MultipartUpload;
 use crate::body::Body;
 use crate::observe::{counted, observed, operation_span};
 use crate::ops::copy::read_error_of;
 use crate::ops::get::Object;
 
-/// Builder of an upload of a part. `.await` it to upload the part. See [`Upload::part`].
+/// Builder of an upload of a part. `.await` it to upload the part. See [`MultipartUpload::part`].
 #[derive(Debug)]
 #[must_use = "nothing is uploaded until it is awaited"]
 pub struct UploadPart {
-    upload: Upload,
+    upload: MultipartUpload,
     number: u32,
     body: Body,
     declared: Vec<Digest>,
 }
 
 impl UploadPart {
-    pub(super) fn new(upload: Upload, number: u32, body: Body) -> Self {
+    pub(super) fn new(upload: MultipartUpload, number: u32, body: Body) -> Self {
         Self {
             upload,
             number,
@@ -52,7 +52,7 @@ impl UploadPart {
     async fn run(self) -> Result<UploadedPart> {
         let Self {
             upload:
-                Upload {
+                MultipartUpload {
                     engine,
                     id,
                     upload_id,
@@ -87,11 +87,12 @@ impl IntoFuture for UploadPart {
     }
 }
 
-/// Builder of a part that is copied from an object. `.await` it to copy. See [`Upload::part_copy`].
+/// Builder of a part that is copied from an object. `.await` it to copy. See
+/// [`MultipartUpload::part_copy`].
 #[derive(Debug)]
 #[must_use = "nothing is copied until it is awaited"]
 pub struct CopyPart {
-    upload: Upload,
+    upload: MultipartUpload,
     number: u32,
     from: Result<ObjectId>,
     range: ByteRange,
@@ -99,7 +100,7 @@ pub struct CopyPart {
 }
 
 impl CopyPart {
-    pub(super) fn new(upload: Upload, number: u32, from: Result<ObjectId>) -> Self {
+    pub(super) fn new(upload: MultipartUpload, number: u32, from: Result<ObjectId>) -> Self {
         Self {
             upload,
             number,

@@ -3,7 +3,7 @@
 use std::future::IntoFuture;
 use std::sync::atomic::Ordering;
 
-use cenotaph_actors::Intent;
+use cenotaph_actors::WriteIntent;
 use cenotaph_storage::decide::{Precondition, PutResult};
 use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result};
@@ -23,9 +23,10 @@ impl Engine {
     /// new object; they never see a mixture.
     ///
     /// A small put whose precondition holds always replaces the current object. A large put may be
-    /// *superseded*: its result is then [`WriteOutcome::Superseded`](crate::WriteOutcome::Superseded), which
-    /// is not an error, and the put counts as overwritten at the moment it was made. A large put is
-    /// superseded if, between its beginning and its commit,
+    /// *superseded*: its result is then
+    /// [`WriteOutcome::Superseded`](crate::WriteOutcome::Superseded), which is not an error, and the
+    /// put counts as overwritten at the moment it was made. A large put is superseded if, between
+    /// its beginning and its commit,
     /// - the tombstone that existed at its beginning was replaced or deleted, or
     /// - another large put created a tombstone where none existed.
     ///
@@ -172,7 +173,7 @@ impl Put {
             .peek(limit)
             .await
             .map_err(|error| error.with_id(&id))?;
-        let intent = Intent {
+        let intent = WriteIntent {
             id: id.clone(),
             attributes: self.attributes,
             precondition: self.precondition,

@@ -32,7 +32,7 @@ pub use parts::{PartRules, Selection};
 pub use plan::{Effect, Event, Plan, ReadEntry, ReadSet, ReadValue, conflict};
 pub use rename::Rename;
 pub(crate) use repair::is_as_written;
-pub use repair::{Lost, Repair, Seen, Sight, remove_row, unreached};
+pub use repair::{Lost, Repair, SeenObject, SeenRow, remove_row, unreached};
 pub use results::{Deleted, SwapReply};
 pub use row_state::{ExpectedRow, RowState};
 pub use swap::{Mutation, Swap, SwapView};

@@ -66,7 +66,7 @@ pub enum Lost {
 
 /// State of an object that may be damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
+pub enum SeenRow {
     /// Row and last version are readable.
     Whole(RowState),
     /// The row is damaged.
@@ -77,19 +77,19 @@ pub enum Seen {
 
 /// Newest state that a [`Repair`] is decided on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sight {
+pub struct SeenObject {
     /// Row or last version.
-    pub seen: Seen,
+    pub row: SeenRow,
     /// Durable value of the key that [`Repair::reads`] returns.
     pub entry: SeenEntry<Bytes>,
     /// True if a batch about the object is on its way to the disk. `entry` may then be older than
-    /// `seen`.
+    /// `row`.
     pub is_pending: bool,
 }
 
 impl Repair {
     /// Returns the key whose value the decision needs beside the row; `None` if the row suffices.
-    pub fn reads(&self, id: &ObjectId, seen: &Seen) -> Option<(Table, Bytes)> {
+    pub fn reads(&self, id: &ObjectId, seen: &SeenRow) -> Option<(Table, Bytes)> {
         match self {
             Self::Expiry { deadline } => Some((Table::Expiry, expiry_key(*deadline, id))),
             Self::Checksums { revision, .. } => {
@@ -109,21 +109,21 @@ impl Repair {
 
     /// Decides on the newest state. Returns `None` if the damage is not confirmed. The plan replies
     /// true.
-    pub fn decide(&self, id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Plan<bool>> {
+    pub fn decide(&self, id: &ObjectId, seen: &SeenObject, now: Timestamp) -> Option<Plan<bool>> {
         match self {
-            Self::Expiry { deadline } => expiry(id, *deadline, sight),
-            Self::Checksums { revision, blocks } => checksums(*revision, blocks, sight),
-            Self::LastVersion => last_version(id, sight, now),
-            Self::RemoveRow => (sight.seen == Seen::BrokenRow).then(|| remove_row(id, now)),
+            Self::Expiry { deadline } => expiry(id, *deadline, seen),
+            Self::Checksums { revision, blocks } => checksums(*revision, blocks, seen),
+            Self::LastVersion => last_version(id, seen, now),
+            Self::RemoveRow => (seen.row == SeenRow::BrokenRow).then(|| remove_row(id, now)),
             Self::GiveUp(lost) => {
-                let row = sight.seen.row().filter(|row| lost.is_lost(row, sight))?;
+                let row = seen.row.row().filter(|row| lost.is_lost(row, seen))?;
                 Some(give_up(id, row, now))
             }
         }
     }
 }
 
-impl Seen {
+impl SeenRow {
     fn row(&self) -> Option<&Row> {
         match self {
             Self::Whole(row_state) => row_state.row(),
@@ -133,13 +133,13 @@ impl Seen {
 }
 
 impl Lost {
-    fn is_lost(self, row: &Row, sight: &Sight) -> bool {
+    fn is_lost(self, row: &Row, seen: &SeenObject) -> bool {
         match (self, &row.body) {
             (Self::Blob(revision), _) => row.names(revision),
             (Self::Payload, Body::Embedded(payload)) => !is_as_written(row, payload),
             // The payload of a pending write is not in the index yet.
-            (Self::Payload, Body::Separate(_)) if sight.is_pending => false,
-            (Self::Payload, Body::Separate(_)) => match &sight.entry {
+            (Self::Payload, Body::Separate(_)) if seen.is_pending => false,
+            (Self::Payload, Body::Separate(_)) => match &seen.entry {
                 SeenEntry::Absent | SeenEntry::Broken => true,
                 SeenEntry::Whole(payload) => !is_as_written(row, payload),
             },
@@ -157,16 +157,16 @@ pub(crate) fn is_as_written(row: &Row, payload: &Bytes) -> bool {
             .is_none_or(|checksum| Checksum::of(payload) == checksum)
 }
 
-fn expiry(id: &ObjectId, deadline: Timestamp, sight: &Sight) -> Option<Plan<bool>> {
-    if sight.is_pending || sight.seen == Seen::BrokenRow {
+fn expiry(id: &ObjectId, deadline: Timestamp, seen: &SeenObject) -> Option<Plan<bool>> {
+    if seen.is_pending || seen.row == SeenRow::BrokenRow {
         return None;
     }
     let mut batch = Batch::new();
-    let is_due = sight
-        .seen
+    let is_due = seen
+        .row
         .row()
         .is_some_and(|row| row.metadata.expires_at == Some(deadline));
-    match &sight.entry {
+    match &seen.entry {
         SeenEntry::Whole(value) if is_due && check_expiry_value(value).is_ok() => return None,
         SeenEntry::Absent if !is_due => return None,
         SeenEntry::Whole(_) | SeenEntry::Broken | SeenEntry::Absent if is_due => {
@@ -179,10 +179,14 @@ fn expiry(id: &ObjectId, deadline: Timestamp, sight: &Sight) -> Option<Plan<bool
     Some(repaired(batch))
 }
 
-fn checksums(revision: RevisionId, blocks: &BlockChecksums, sight: &Sight) -> Option<Plan<bool>> {
-    let row = sight.seen.row()?;
+fn checksums(
+    revision: RevisionId,
+    blocks: &BlockChecksums,
+    seen: &SeenObject,
+) -> Option<Plan<bool>> {
+    let row = seen.row.row()?;
     // The checksums of a pending put or rename may not be in the index yet.
-    if sight.is_pending || !row.names(revision) || hold_checksums(&sight.entry, blocks) {
+    if seen.is_pending || !row.names(revision) || hold_checksums(&seen.entry, blocks) {
         return None;
     }
     let mut batch = Batch::new();
@@ -204,22 +208,22 @@ pub(super) fn hold_checksums(entry: &SeenEntry<Bytes>, blocks: &BlockChecksums) 
     }
 }
 
-fn last_version(id: &ObjectId, sight: &Sight, now: Timestamp) -> Option<Plan<bool>> {
-    if sight.is_pending {
+fn last_version(id: &ObjectId, seen: &SeenObject, now: Timestamp) -> Option<Plan<bool>> {
+    if seen.is_pending {
         return None;
     }
     let mut batch = Batch::new();
-    match (&sight.seen, &sight.entry) {
-        (Seen::Whole(RowState::Present(_)), SeenEntry::Whole(_) | SeenEntry::Broken) => {
+    match (&seen.row, &seen.entry) {
+        (SeenRow::Whole(RowState::Present(_)), SeenEntry::Whole(_) | SeenEntry::Broken) => {
             batch.remove(Table::Meta, last_version_key(id));
             Some(repaired(batch))
         }
-        (Seen::BrokenLastVersion, _) => {
+        (SeenRow::BrokenLastVersion, _) => {
             let last = unreached(now);
             batch.put(Table::Meta, last_version_key(id), encode_last_version(last));
             Some(repaired_to(batch, id, RowState::Absent(last)))
         }
-        (Seen::Whole(_) | Seen::BrokenRow, _) => None,
+        (SeenRow::Whole(_) | SeenRow::BrokenRow, _) => None,
     }
 }
 

@@ -69,10 +69,10 @@ impl Iterator for Blocks {
 pub(crate) type Fetched = Result<Blocks, RevisionId>;
 
 /// A unit to fetch, and its source.
-type Wanted = (Arc<Source>, Unit);
+type Wanted = (Arc<BlobSource>, Unit);
 
 /// A piece to read, with the reader and the checksums of its blob.
-pub(super) struct Source {
+pub(super) struct BlobSource {
     /// Object to which the bytes belong.
     pub(super) id: ObjectId,
     /// Part of an extent to read.
@@ -96,7 +96,7 @@ pub(super) struct Fetcher {
 /// The units of a stream in order. Fetching begins with the first call of [`next`](Self::next).
 pub(crate) struct Units {
     fetcher: Fetcher,
-    sources: VecDeque<Arc<Source>>,
+    sources: VecDeque<Arc<BlobSource>>,
     /// Next block to plan of the first source; `None` before its first block.
     block: Option<u64>,
     /// Unit whose bytes were dropped. It precedes all units under way.
@@ -218,7 +218,7 @@ impl Fetcher {
     }
 
     /// Returns all units of these sources, in order.
-    pub(super) fn units(&self, sources: Vec<Source>) -> Units {
+    pub(super) fn units(&self, sources: Vec<BlobSource>) -> Units {
         let sources = sources.into_iter().map(Arc::new).collect();
         Units {
             fetcher: self.clone(),
@@ -318,7 +318,7 @@ impl Fetcher {
 }
 
 /// Fetches the requested bytes of a unit, or returns the revision whose blob is missing.
-async fn fetch(source: &Source, unit: &Unit) -> Result<Result<Vec<Bytes>, RevisionId>> {
+async fn fetch(source: &BlobSource, unit: &Unit) -> Result<Result<Vec<Bytes>, RevisionId>> {
     let extent = &source.piece.extent;
     // Never saturates: the creator of the source has checked that each block has a checksum in
     // memory, so block numbers fit into a usize.

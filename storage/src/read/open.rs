@@ -47,14 +47,14 @@ enum Content {
 struct Streamed {
     /// Verified bytes in memory.
     ready: Blocks,
-    source: Source,
+    source: UnitSource,
     /// Revision whose blob is missing, until the row has been read again. Kept here because the
     /// future that reads the row may be dropped.
     missing: Option<RevisionId>,
 }
 
 /// Units that have not been fetched yet, and the pins of their revisions.
-pub(super) struct Source {
+pub(super) struct UnitSource {
     pub(super) reads: Reads,
     /// Operation that committed the row of the object.
     pub(super) seen: OperationId,
@@ -83,7 +83,7 @@ impl OpenObject {
         head: ObjectMeta,
         range: Range<u64>,
         first: Option<Blocks>,
-        source: Source,
+        source: UnitSource,
     ) -> Self {
         let content = match first {
             Some(ready) => Content::Streamed(Box::new(Streamed {

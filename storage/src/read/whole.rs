@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::Reads;
-use super::fetch::{Source, Units};
+use super::fetch::{BlobSource, Units};
 use super::plan::Piece;
 use crate::blobs::BlobTier;
 use crate::env::Env;
@@ -42,7 +42,7 @@ impl Reads {
             extent: *extent,
             bytes: 0..extent.bytes,
         };
-        let source = Source {
+        let source = BlobSource {
             id: id.clone(),
             piece,
             reader: self.0.blobs.reader(key),

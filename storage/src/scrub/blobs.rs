@@ -23,7 +23,7 @@ use futures::stream::BoxStream;
 
 use super::bytes::unreadable_row;
 use super::damage::Damage;
-use super::finding::{Found, RepairAction, RepairPolicy};
+use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::payloads::visit_rows;
 use super::report::Tally;
 use super::second::{contains, entry, newest, readable, visit};
@@ -81,7 +81,7 @@ impl Listing {
         &mut self,
         reads: &Reads,
         tally: &Tally,
-    ) -> Result<Option<Vec<Found>>> {
+    ) -> Result<Option<Vec<FoundDamage>>> {
         if self.is_over {
             return Ok(None);
         }
@@ -108,7 +108,7 @@ impl Listing {
         &mut self,
         snapshot: &dyn Snapshot,
         listed: Vec<FoundBlob>,
-    ) -> Result<Vec<Found>> {
+    ) -> Result<Vec<FoundDamage>> {
         let mut found = Vec::new();
         for blob in listed {
             let Some(revision) = blob.revision else {
@@ -136,7 +136,7 @@ impl Listing {
 }
 
 /// Returns the suspects that no entry names, as unknown blobs.
-async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result<Vec<Found>> {
+async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result<Vec<FoundDamage>> {
     let forgets = reads.env().planted(Bug::ScrubForgetsChanges);
     let mut all_read = remove_named(&*reads.index().snapshot()?, &mut suspects, forgets).await?;
     if suspects.is_empty() {
@@ -176,7 +176,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
                     revision,
                     why: error.to_string(),
                 };
-                found.push(Found {
+                found.push(FoundDamage {
                     damage,
                     policy: RepairPolicy::None,
                 });
@@ -190,7 +190,7 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
             0 => RepairPolicy::Lossy(action),
             1.. => RepairPolicy::Safe(action),
         };
-        found.push(Found {
+        found.push(FoundDamage {
             damage: Damage::UnknownBlob {
                 object: key.object,
                 revision: key.revision,
@@ -203,8 +203,8 @@ async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result
 }
 
 /// Returns the damage of a foreign blob.
-fn foreign(blob: FoundBlob) -> Found {
-    Found {
+fn foreign(blob: FoundBlob) -> FoundDamage {
+    FoundDamage {
         damage: Damage::ForeignBlob { path: blob.path },
         policy: RepairPolicy::None,
     }

@@ -17,7 +17,7 @@ use futures::stream::{self, StreamExt};
 
 use super::blob::{Blob, Blobs};
 use super::damage::{Damage, RawKey};
-use super::finding::{Found, RepairAction, RepairPolicy};
+use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{contains, entry, readable};
 use super::{Paged, ScrubDepth};
@@ -84,7 +84,7 @@ struct Look<'a> {
 }
 
 /// The row of an object, its entries in the payload table, and the pins of its blobs.
-struct Sight {
+struct PinnedRow {
     row: Row,
     belongings: Vec<SeenEntry<Bytes>>,
     _pins: Vec<Pin>,
@@ -92,7 +92,7 @@ struct Sight {
 
 impl Look<'_> {
     /// Verifies the bytes of the object, by the steps in the module documentation.
-    async fn object(&self) -> Result<Vec<Found>> {
+    async fn object(&self) -> Result<Vec<FoundDamage>> {
         for _ in 0..LOOKS_MAX {
             let seen = match readable(self.row(None).await)? {
                 Ok(Some(seen)) => seen,
@@ -115,7 +115,7 @@ impl Look<'_> {
                     // A held snapshot keeps old versions in the index, and the blobs may be large.
                     drop(snapshot);
                     return self
-                        .check(Sight {
+                        .check(PinnedRow {
                             row,
                             belongings,
                             _pins: pins,
@@ -177,11 +177,11 @@ impl Look<'_> {
     }
 
     /// Returns the damage to the bytes of the object.
-    async fn check(&self, sight: Sight) -> Result<Vec<Found>> {
-        let row = &sight.row;
+    async fn check(&self, pinned: PinnedRow) -> Result<Vec<FoundDamage>> {
+        let row = &pinned.row;
         match &row.body {
             Body::Embedded(payload) => Ok(self.inline(row, payload)),
-            Body::Separate(_) => Ok(match sight.belongings.first() {
+            Body::Separate(_) => Ok(match pinned.belongings.first() {
                 None | Some(SeenEntry::Absent) => {
                     vec![self.lost(
                         Lost::Payload,
@@ -206,7 +206,7 @@ impl Look<'_> {
                     .extents()
                     .iter()
                     .zip(manifest.keys(&self.object))
-                    .zip(&sight.belongings)
+                    .zip(&pinned.belongings)
                 {
                     let checksums = match checksums {
                         SeenEntry::Whole(value) => Some(value),
@@ -220,7 +220,7 @@ impl Look<'_> {
     }
 
     /// Returns the damage to an inline payload.
-    fn inline(&self, row: &Row, payload: &Bytes) -> Vec<Found> {
+    fn inline(&self, row: &Row, payload: &Bytes) -> Vec<FoundDamage> {
         // The payload was not read, so there is nothing to compare.
         if self.blobs.depth == ScrubDepth::Presence {
             return Vec::new();
@@ -243,7 +243,7 @@ impl Look<'_> {
         extent: &Extent,
         key: &RevisionKey,
         checksums: Option<&Bytes>,
-    ) -> Option<Found> {
+    ) -> Option<FoundDamage> {
         let object = self.object.clone();
         let revision = extent.revision;
         let lost = Lost::Blob(revision);
@@ -252,12 +252,12 @@ impl Look<'_> {
             Ok(Blob::WithoutChecksums(blocks)) => {
                 let action =
                     RepairAction::Repair(object.clone(), Repair::Checksums { revision, blocks });
-                Some(Found {
+                Some(FoundDamage {
                     damage: Damage::MissingChecksums { object, revision },
                     policy: RepairPolicy::Safe(action),
                 })
             }
-            Ok(Blob::Nameless) => Some(Found {
+            Ok(Blob::Nameless) => Some(FoundDamage {
                 damage: Damage::DamagedTrailer { object, revision },
                 policy: RepairPolicy::None,
             }),
@@ -280,14 +280,14 @@ impl Look<'_> {
                     revision,
                     why: error.to_string(),
                 };
-                Some(Found { damage, policy })
+                Some(FoundDamage { damage, policy })
             }
         }
     }
 
     /// Returns a damage that can be repaired only by giving up the object.
-    fn lost(&self, lost: Lost, damage: Damage) -> Found {
-        Found {
+    fn lost(&self, lost: Lost, damage: Damage) -> FoundDamage {
+        FoundDamage {
             damage,
             policy: RepairPolicy::Lossy(RepairAction::Repair(
                 self.object.clone(),
@@ -298,12 +298,12 @@ impl Look<'_> {
 }
 
 /// Returns the damage of an object with a known id whose row the index cannot read.
-pub(super) fn unreadable_row(object: &ObjectId, error: &Error) -> Found {
+pub(super) fn unreadable_row(object: &ObjectId, error: &Error) -> FoundDamage {
     let damage = Damage::BrokenRow {
         key: RawKey(object.encoded().clone()),
         why: error.to_string(),
     };
-    Found {
+    FoundDamage {
         damage,
         policy: RepairPolicy::Lossy(RepairAction::Repair(object.clone(), Repair::RemoveRow)),
     }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use super::Paged;
 use super::bytes::unreadable_row;
 use super::damage::{Damage, RawKey};
-use super::finding::{Found, RepairAction, RepairPolicy};
+use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{self, is_still, readable};
 use crate::decide::{Repair, UploadRepair};
@@ -71,7 +71,7 @@ async fn check(
     table: Table,
     key: &Bytes,
     value: &Bytes,
-) -> Result<Option<Found>> {
+) -> Result<Option<FoundDamage>> {
     let broken = match table {
         Table::Expiry => return expiry(snapshot, key, value).await,
         Table::Meta => return floor(snapshot, key, value).await,
@@ -88,7 +88,11 @@ async fn check(
 }
 
 /// Returns the damage of an expiry entry.
-async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
+async fn expiry(
+    snapshot: &dyn Snapshot,
+    key: &Bytes,
+    value: &Bytes,
+) -> Result<Option<FoundDamage>> {
     let (deadline, due) = match read_expiry_key(key) {
         Ok(read) => read,
         Err(error) => return Ok(Some(unreadable(Table::Expiry, key, &error))),
@@ -110,7 +114,7 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
                 table: Table::Expiry,
                 key: RawKey(key.clone()),
             };
-            return Ok(Some(Found {
+            return Ok(Some(FoundDamage {
                 damage,
                 policy: repair,
             }));
@@ -135,7 +139,7 @@ async fn expiry(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<O
             }),
         },
     };
-    Ok(damage.map(|damage| Found {
+    Ok(damage.map(|damage| FoundDamage {
         damage,
         policy: repair,
     }))
@@ -160,7 +164,7 @@ async fn session(
 }
 
 /// Returns the damage of a stored last version.
-async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
+async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<FoundDamage>> {
     let object = match floor_object(key) {
         Ok(object) => object,
         Err(error) => return Ok(Some(unreadable(Table::Meta, key, &error))),
@@ -177,12 +181,12 @@ async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Op
                 table: Table::Meta,
                 key: RawKey(key.clone()),
             };
-            Ok(Some(Found {
+            Ok(Some(FoundDamage {
                 damage,
                 policy: repair,
             }))
         }
-        (_, Held::Row(_)) => Ok(Some(Found {
+        (_, Held::Row(_)) => Ok(Some(FoundDamage {
             damage: Damage::FloorBesideRow { object },
             policy: repair,
         })),
@@ -191,17 +195,17 @@ async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Op
 
 /// Returns the damage of an undecodable entry. Its repair is the removal, unless a later build may
 /// have written the entry.
-fn unreadable(table: Table, key: &Bytes, error: &Error) -> Found {
+fn unreadable(table: Table, key: &Bytes, error: &Error) -> FoundDamage {
     let raw = RawKey(key.clone());
     if error.kind() == ErrorKind::UnknownFormat {
-        return Found {
+        return FoundDamage {
             damage: Damage::UnknownFormat { table, key: raw },
             policy: RepairPolicy::None,
         };
     }
     let mut batch = Batch::new();
     batch.remove(table, key.clone());
-    Found {
+    FoundDamage {
         damage: Damage::BrokenEntry { table, key: raw },
         policy: RepairPolicy::Safe(RepairAction::Commit(batch)),
     }

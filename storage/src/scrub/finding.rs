@@ -1,4 +1,4 @@
-//! A found damage and its repair: [`Found`], [`RepairPolicy`], and the reported [`Finding`].
+//! A found damage and its repair: [`FoundDamage`], [`RepairPolicy`], and the reported [`Finding`].
 //!
 //! Guards two rules. A repair loses data only on request: the policy names the loss, and a repair
 //! whose target may belong to an unreadable entry is withheld. A finding is confirmed on the newest
@@ -14,7 +14,7 @@ use crate::types::{ObjectId, UploadId};
 
 /// Damage found by the walk, with its repair.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundDamage {
     /// The damage.
     pub damage: Damage,
     /// The possible repair.

@@ -20,7 +20,7 @@ use super::Paged;
 use super::blob::{Blob, Blobs};
 use super::bytes::Pace;
 use super::damage::Damage;
-use super::finding::{Found, RepairAction, RepairPolicy};
+use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{entry, readable};
 use crate::decide::{SeenEntry, UploadRepair, revision_key};
@@ -86,7 +86,7 @@ struct Look<'a> {
 
 impl Look<'_> {
     /// Verifies the blobs of all parts of the upload.
-    async fn parts(&self, at_once: usize) -> Result<Vec<Found>> {
+    async fn parts(&self, at_once: usize) -> Result<Vec<FoundDamage>> {
         let mut range = Range::prefix(&parts_prefix(&self.upload), PARTS_PAGE);
         let mut found = Vec::new();
         loop {
@@ -117,7 +117,7 @@ impl Look<'_> {
     }
 
     /// Verifies the blob of a part, by the steps in the module documentation.
-    async fn part(&self, number: PartNumber) -> Result<Option<Found>> {
+    async fn part(&self, number: PartNumber) -> Result<Option<FoundDamage>> {
         let reads = self.blobs.reads;
         for _ in 0..LOOKS_MAX {
             let Some(seen) = self.filed(&*reads.index().snapshot()?, number).await? else {
@@ -190,7 +190,7 @@ impl Look<'_> {
         number: PartNumber,
         part: &Part,
         checksums: Option<&Bytes>,
-    ) -> Option<Found> {
+    ) -> Option<FoundDamage> {
         let object = self.object.clone();
         let extent = &part.extent;
         let revision = extent.revision;
@@ -209,12 +209,12 @@ impl Look<'_> {
                     self.upload,
                     repair,
                 ));
-                Some(Found {
+                Some(FoundDamage {
                     damage: Damage::MissingChecksums { object, revision },
                     policy,
                 })
             }
-            Ok(Blob::Nameless) => Some(Found {
+            Ok(Blob::Nameless) => Some(FoundDamage {
                 damage: Damage::DamagedTrailer { object, revision },
                 policy: RepairPolicy::None,
             }),
@@ -254,18 +254,18 @@ impl Look<'_> {
                     revision,
                     why: error.to_string(),
                 };
-                Some(Found { damage, policy })
+                Some(FoundDamage { damage, policy })
             }
         }
     }
 
     /// Returns a damage that can be repaired only by giving up the part.
-    fn lost(&self, number: PartNumber, revision: RevisionId, damage: Damage) -> Found {
+    fn lost(&self, number: PartNumber, revision: RevisionId, damage: Damage) -> FoundDamage {
         let repair = UploadRepair::GiveUp {
             number,
             named: Some(revision),
         };
-        Found {
+        FoundDamage {
             damage,
             policy: RepairPolicy::Lossy(RepairAction::RepairUpload(
                 self.object.clone(),

@@ -16,7 +16,7 @@ use std::vec;
 use bytes::Bytes;
 
 use super::damage::{Damage, RawKey};
-use super::finding::{Found, RepairAction, RepairPolicy};
+use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{contains, newest, visit};
 use super::sessions::visit_parts;
@@ -41,7 +41,7 @@ pub(super) struct Strays {
     /// Strays not yet returned.
     waiting: vec::IntoIter<Bytes>,
     /// Unreadable ranges of keys not yet returned.
-    unreadable: Vec<Found>,
+    unreadable: Vec<FoundDamage>,
     /// True if a row or part was unreadable: it may name the strays.
     may_be_needed: bool,
 }
@@ -63,7 +63,7 @@ impl Strays {
         &mut self,
         index: &dyn Index,
         tally: &Tally,
-    ) -> Result<Option<Vec<Found>>> {
+    ) -> Result<Option<Vec<FoundDamage>>> {
         if self.waiting.len() == 0 {
             let Some(rest) = self.rest.take() else {
                 return Ok(None);
@@ -95,7 +95,7 @@ impl Strays {
         loop {
             let page = snapshot.keys_over(Table::Payloads, range).await?;
             tally.entries(page.entries.len());
-            let unreadable = page.unreadable.map(|range| Found {
+            let unreadable = page.unreadable.map(|range| FoundDamage {
                 damage: range.into(),
                 policy: RepairPolicy::None,
             });
@@ -159,19 +159,19 @@ async fn still_there(snapshot: &dyn Snapshot, keys: Vec<Bytes>) -> Result<Vec<By
 }
 
 /// Returns the damage of a payload without a row, with its removal as the repair.
-fn stray(key: Bytes, may_be_needed: bool) -> Found {
+fn stray(key: Bytes, may_be_needed: bool) -> FoundDamage {
     let damage = Damage::PayloadWithoutRow {
         key: RawKey(key.clone()),
     };
     if may_be_needed {
-        return Found {
+        return FoundDamage {
             damage,
             policy: RepairPolicy::Withheld,
         };
     }
     let mut batch = Batch::new();
     batch.remove(Table::Payloads, key);
-    Found {
+    FoundDamage {
         damage,
         policy: RepairPolicy::Safe(RepairAction::Commit(batch)),
     }

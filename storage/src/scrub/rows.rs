@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::Paged;
 use super::damage::{Damage, RawKey};
-use super::finding::{Found, RepairAction, RepairPolicy};
+use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{self, contains, is_still};
 use crate::decide::{Repair, SeenEntry};
@@ -54,7 +54,7 @@ pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Resu
 }
 
 /// Decodes a row and its object, or returns the damage.
-fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
+fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<FoundDamage>> {
     let raw = RawKey(key.clone());
     let Ok(id) = ObjectId::decode(key) else {
         // No object has this key. No shard decides about the row, and no other operation ever
@@ -65,7 +65,7 @@ fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
         };
         let mut batch = Batch::new();
         batch.remove(Table::Rows, key.clone());
-        return Err(Box::new(Found {
+        return Err(Box::new(FoundDamage {
             damage,
             policy: RepairPolicy::Lossy(RepairAction::Commit(batch)),
         }));
@@ -77,7 +77,7 @@ fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
                 table: Table::Rows,
                 key: raw,
             };
-            Err(Box::new(Found {
+            Err(Box::new(FoundDamage {
                 damage,
                 policy: RepairPolicy::None,
             }))
@@ -87,7 +87,7 @@ fn read(key: &Bytes, value: &Bytes) -> Result<(ObjectId, Row), Box<Found>> {
                 key: raw,
                 why: error.to_string(),
             };
-            Err(Box::new(Found {
+            Err(Box::new(FoundDamage {
                 damage,
                 policy: RepairPolicy::Lossy(RepairAction::Repair(id, Repair::RemoveRow)),
             }))
@@ -100,7 +100,7 @@ async fn without_expiry(
     snapshot: &dyn Snapshot,
     object: ObjectId,
     row: &Row,
-) -> Result<Option<Found>> {
+) -> Result<Option<FoundDamage>> {
     let Some(deadline) = row.metadata.expires_at else {
         return Ok(None);
     };
@@ -113,7 +113,7 @@ async fn without_expiry(
         object.clone(),
         Repair::Expiry { deadline },
     ));
-    Ok(Some(Found {
+    Ok(Some(FoundDamage {
         damage: Damage::RowWithoutExpiry { object, deadline },
         policy,
     }))

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::finding::{Found, RepairPolicy};
+use super::finding::{FoundDamage, RepairPolicy};
 use crate::decide::SeenEntry;
 use crate::index::{Index, Page, Range, Snapshot, Table};
 use crate::types::{Error, ErrorKind, Result};
@@ -15,7 +15,7 @@ use crate::types::{Error, ErrorKind, Result};
 pub(super) struct Entries {
     pub(super) snapshot: Box<dyn Snapshot>,
     pub(super) page: Page,
-    pub(super) found: Vec<Found>,
+    pub(super) found: Vec<FoundDamage>,
     pub(super) rest: Option<Range>,
 }
 
@@ -31,7 +31,7 @@ pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Re
     let found = page
         .unreadable
         .into_iter()
-        .map(|range| Found {
+        .map(|range| FoundDamage {
             damage: range.into(),
             policy: RepairPolicy::None,
         })

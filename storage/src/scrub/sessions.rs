@@ -23,7 +23,7 @@ use std::vec;
 use bytes::Bytes;
 
 use super::damage::{Damage, RawKey};
-use super::finding::{Found, RepairAction, RepairPolicy};
+use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::report::Tally;
 use super::second::{self, contains, is_still, newest, readable, visit};
 use crate::decide::{SeenEntry, UploadRepair};
@@ -71,7 +71,7 @@ impl Sessions {
         &mut self,
         index: &dyn Index,
         tally: &Tally,
-    ) -> Result<Option<Vec<Found>>> {
+    ) -> Result<Option<Vec<FoundDamage>>> {
         if let Some(upload) = self.strays.next() {
             return stray(&*index.snapshot()?, &upload, self.may_be_needed)
                 .await
@@ -95,7 +95,7 @@ impl Sessions {
         index: &dyn Index,
         range: Range,
         tally: &Tally,
-    ) -> Result<Vec<Found>> {
+    ) -> Result<Vec<FoundDamage>> {
         let second::Entries {
             snapshot,
             page,
@@ -130,7 +130,7 @@ impl Sessions {
     }
 
     /// Collects the upload of a part, or returns the damage to the entry.
-    fn part(&mut self, key: &Bytes, value: &Bytes, tally: &Tally) -> Option<Found> {
+    fn part(&mut self, key: &Bytes, value: &Bytes, tally: &Tally) -> Option<FoundDamage> {
         let Ok((upload, number)) = read_part_key(key) else {
             return Some(misfiled(key));
         };
@@ -150,7 +150,7 @@ impl Sessions {
 
     /// Removes the open uploads from the collected ones, and returns the damage to their parts. The
     /// remaining uploads are strays.
-    async fn check_uploads(&mut self, index: &dyn Index) -> Result<Vec<Found>> {
+    async fn check_uploads(&mut self, index: &dyn Index) -> Result<Vec<FoundDamage>> {
         let mut uploads = std::mem::take(&mut self.uploads);
         // Newer than all pages: an upload record is written before its parts, so the snapshot
         // contains the record of every collected part whose upload is still open.
@@ -227,7 +227,11 @@ impl Kind {
 }
 
 /// Returns the damage to an upload record.
-async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<Found>> {
+async fn session(
+    snapshot: &dyn Snapshot,
+    key: &Bytes,
+    value: &Bytes,
+) -> Result<Option<FoundDamage>> {
     let Ok((object, upload)) = decode_upload_record_key(key) else {
         return Ok(Some(misfiled(key)));
     };
@@ -243,7 +247,7 @@ async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<
                 begun,
                 why: error.to_string(),
             };
-            return Ok(Some(Found {
+            return Ok(Some(FoundDamage {
                 damage,
                 policy: RepairPolicy::Lossy(action),
             }));
@@ -265,7 +269,7 @@ async fn session(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<
         begun,
         deadline,
     };
-    Ok(Some(Found {
+    Ok(Some(FoundDamage {
         damage,
         policy: RepairPolicy::Safe(action),
     }))
@@ -277,7 +281,7 @@ async fn broken_part(
     object: &ObjectId,
     upload: UploadId,
     number: PartNumber,
-) -> Result<Option<Found>> {
+) -> Result<Option<FoundDamage>> {
     let error = match readable(
         snapshot
             .get(Table::Uploads, &part_key(&upload, number))
@@ -298,7 +302,7 @@ async fn broken_part(
             named: None,
         },
     );
-    Ok(Some(Found {
+    Ok(Some(FoundDamage {
         damage: Damage::BrokenPart {
             object: object.clone(),
             begun: upload.begun(),
@@ -315,7 +319,7 @@ async fn stray(
     snapshot: &dyn Snapshot,
     upload: &UploadId,
     may_be_needed: bool,
-) -> Result<Vec<Found>> {
+) -> Result<Vec<FoundDamage>> {
     let is_known = |value: &Bytes| {
         Filed::decode(value).map_err(|error| error.kind()).err() != Some(ErrorKind::UnknownFormat)
     };
@@ -331,7 +335,7 @@ async fn stray(
                 } else {
                     RepairPolicy::Safe(removal(key.clone()))
                 };
-                found.push(Found {
+                found.push(FoundDamage {
                     damage: Damage::PartWithoutSession {
                         key: RawKey(key.clone()),
                     },
@@ -346,24 +350,24 @@ async fn stray(
 }
 
 /// Returns the damage of an entry whose key is malformed: no read ever uses this key.
-fn misfiled(key: &Bytes) -> Found {
+fn misfiled(key: &Bytes) -> FoundDamage {
     let damage = Damage::BrokenEntry {
         table: Table::Uploads,
         key: RawKey(key.clone()),
     };
-    Found {
+    FoundDamage {
         damage,
         policy: RepairPolicy::Lossy(removal(key.clone())),
     }
 }
 
 /// Returns the damage of an entry in an unknown format.
-fn unknown(key: &Bytes) -> Found {
+fn unknown(key: &Bytes) -> FoundDamage {
     let damage = Damage::UnknownFormat {
         table: Table::Uploads,
         key: RawKey(key.clone()),
     };
-    Found {
+    FoundDamage {
         damage,
         policy: RepairPolicy::None,
     }

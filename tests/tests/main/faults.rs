@@ -404,7 +404,7 @@ async fn repeated_upload_end_with_a_failed_commit_is_indeterminate() {
         let upload = engine.multipart("k").await.unwrap();
         upload.part(1, "a part").await.unwrap();
         index.hold();
-        let end = |upload: cenotaph::Upload| async move {
+        let end = |upload: cenotaph::MultipartUpload| async move {
             if aborts {
                 upload.abort().await.map(|()| None)
             } else {

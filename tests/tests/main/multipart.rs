@@ -10,7 +10,7 @@ mod split;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{ErrorKind, PartEtag, Upload, Version, WriteOutcome};
+use cenotaph::{ErrorKind, MultipartUpload, PartEtag, Version, WriteOutcome};
 use cenotaph_storage::index::Table;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use futures::TryStreamExt;
@@ -18,7 +18,7 @@ use futures::TryStreamExt;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// Uploads these parts in sequence and returns the content of the completed object.
-async fn upload(upload: &Upload, numbers: &[u32], bytes: usize) -> Bytes {
+async fn upload(upload: &MultipartUpload, numbers: &[u32], bytes: usize) -> Bytes {
     for &number in numbers {
         upload
             .part(number, payload(u64::from(number), bytes))

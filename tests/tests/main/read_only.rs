@@ -199,7 +199,7 @@ async fn assert_reads(reader: &Engine, upload: &str) {
     assert_eq!(
         (
             stats.epoch.get(),
-            stats.actors.sessions,
+            stats.actors.open_uploads,
             stats.index.batches
         ),
         (2, 1, 0)

@@ -121,13 +121,13 @@ fn kind(result: Result<NamespacePermit>) -> Option<ErrorKind> {
     result.err().map(|error| error.kind())
 }
 
-fn source(chunks: &[usize]) -> Source {
+fn source(chunks: &[usize]) -> PayloadSource {
     let chunks: Vec<_> = chunks
         .iter()
         .zip(0..)
         .map(|(&bytes, seed)| Ok(Bytes::from(vec![seed; bytes])))
         .collect();
-    Source {
+    PayloadSource {
         stream: futures::stream::iter(chunks).boxed(),
         bytes: None,
     }
@@ -298,11 +298,11 @@ async fn stream_is_slowed_to_the_rate_and_loses_nothing() {
 async fn error_of_a_slowed_stream_is_passed_through_and_ends_it() {
     let (_clock, namespaces, n) = limited(bytes_per_second(1600));
     let chunks = [Ok(Bytes::from_static(b"a few")), Err("broken".into())];
-    let broken = Source {
+    let broken = PayloadSource {
         stream: futures::stream::iter(chunks).boxed(),
         bytes: Some(10),
     };
-    let Source { stream, bytes } = namespaces.begin(&n, "put").unwrap().paced(broken);
+    let PayloadSource { stream, bytes } = namespaces.begin(&n, "put").unwrap().paced(broken);
     let seen: Vec<_> = stream
         .map(|piece| piece.map_err(|error| error.to_string()))
         .collect()

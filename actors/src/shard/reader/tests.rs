@@ -327,12 +327,12 @@ fn plan_of_a_repair_holds_every_read() {
     ];
     for (repair, expected) in repairs {
         let mut reader = Reader::of_index(&index);
-        let sight = reader
-            .sight(&id(), &repair)
+        let seen = reader
+            .seen_object(&id(), &repair)
             .now_or_never()
             .unwrap()
             .unwrap();
-        let is_confirmed = repair.decide(&id(), &sight, at(5)).is_some();
+        let is_confirmed = repair.decide(&id(), &seen, at(5)).is_some();
         assert_eq!(is_confirmed, matches!(repair, Repair::Expiry { .. }));
         assert_eq!(
             index.assert_noted(&reader.into_reads()),

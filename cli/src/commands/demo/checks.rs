@@ -12,7 +12,7 @@ use walkdir::WalkDir;
 
 use crate::store::Store;
 use crate::transfer::retry::retrying;
-use crate::transfer::tree::{self, Found, Root, Step, Total};
+use crate::transfer::tree::{self, FoundFile, Root, Step, Total};
 use crate::transfer::verify::check_file;
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human;
@@ -70,7 +70,7 @@ async fn same(
     report: &Report,
     roots: &[Root],
     jobs: usize,
-    is_selected: impl Fn(&Found) -> bool,
+    is_selected: impl Fn(&FoundFile) -> bool,
 ) -> Result<Total, Failure> {
     let bar = report.bar("check", None);
     let files = tree::walk(&store.env, roots).filter_map(|step| {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::future::ready;
 use std::io;
 
-use cenotaph::{Attributes, ObjectId, PartEtag, PartInfo, Upload, UploadId, UploadInfo};
+use cenotaph::{Attributes, MultipartUpload, ObjectId, PartEtag, PartInfo, UploadId, UploadInfo};
 use futures::{Stream, StreamExt, TryStreamExt};
 
 use super::cut::Cut;
@@ -21,9 +21,9 @@ use crate::ui::failure::Failure;
 use crate::ui::report::Report;
 
 /// Upload to resume.
-pub(crate) struct Found {
+pub(crate) struct ResumableUpload {
     /// Handle of the upload.
-    pub(crate) upload: Upload,
+    pub(crate) upload: MultipartUpload,
     /// Parts of the file that the upload has.
     pub(crate) there: There,
 }
@@ -58,7 +58,7 @@ impl Search<'_> {
     /// # Errors
     /// [`Failure::NotFound`] if the upload is not open. [`Failure::Usage`] if the command line has
     /// other attributes than the upload.
-    pub(crate) async fn named(&self, upload_id: UploadId) -> Result<Found, Failure> {
+    pub(crate) async fn named(&self, upload_id: UploadId) -> Result<ResumableUpload, Failure> {
         let upload = open_upload(self.store, self.id, upload_id).await?;
         let parts = self.parts(&upload).await?;
         // The handle does not return the attributes of the upload; the list does.
@@ -95,7 +95,7 @@ impl Search<'_> {
                 break;
             }
         }
-        Ok(Found {
+        Ok(ResumableUpload {
             upload,
             there: best,
         })
@@ -103,7 +103,7 @@ impl Search<'_> {
 
     /// Returns the newest open upload all of whose parts match the file. Uploads with parts precede
     /// those without.
-    pub(crate) async fn newest(&self) -> Result<Option<Found>, Failure> {
+    pub(crate) async fn newest(&self) -> Result<Option<ResumableUpload>, Failure> {
         let mut without_parts = None;
         for info in self
             .open_uploads()
@@ -120,7 +120,7 @@ impl Search<'_> {
                     cut: None,
                     parts: BTreeMap::new(),
                 };
-                without_parts.get_or_insert(Found { upload, there });
+                without_parts.get_or_insert(ResumableUpload { upload, there });
                 continue;
             }
             for cut in Cut::likely(self.file.bytes(), &parts) {
@@ -131,7 +131,7 @@ impl Search<'_> {
                         .try_all(|(_, is_same)| ready(is_same))
                         .await?
                 {
-                    return Ok(Some(Found {
+                    return Ok(Some(ResumableUpload {
                         upload,
                         there: There {
                             cut: Some(cut),
@@ -169,7 +169,7 @@ impl Search<'_> {
     }
 
     /// Lists the parts of an upload.
-    async fn parts(&self, upload: &Upload) -> Result<Vec<PartInfo>, Failure> {
+    async fn parts(&self, upload: &MultipartUpload) -> Result<Vec<PartInfo>, Failure> {
         let parts = retrying(&self.store.env, async || {
             upload.parts().stream().try_collect().await
         })

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph::{Digest, Error, ErrorKind, Namespace, PartEtag, Upload, UploadId, UploadedPart};
+use cenotaph::{
+    Digest, Error, ErrorKind, MultipartUpload, Namespace, PartEtag, UploadId, UploadedPart,
+};
 use futures::TryStreamExt;
 
 use super::selection::listed;
@@ -26,7 +28,7 @@ use crate::workload::plan::{
 pub(crate) struct Slots(Arc<Mutex<BTreeMap<u32, Known>>>);
 
 /// Open handles of a client.
-pub(super) type Handles = Arc<Mutex<BTreeMap<UploadId, Upload>>>;
+pub(super) type Handles = Arc<Mutex<BTreeMap<UploadId, MultipartUpload>>>;
 
 /// A started upload.
 #[derive(Clone)]
@@ -72,7 +74,7 @@ impl Slots {
 /// An upload and the handle of the client.
 struct InHand {
     known: Known,
-    upload: Upload,
+    upload: MultipartUpload,
 }
 
 /// Arguments of a part, except for its number.
@@ -239,7 +241,7 @@ impl Client {
     }
 
     /// Stores a handle.
-    fn take(&self, upload: Upload) {
+    fn take(&self, upload: MultipartUpload) {
         self.handles
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -295,7 +297,7 @@ impl Client {
     }
 
     /// Uploads a part, or drops the call if its shape is [`Shape::Dropped`].
-    async fn part(&self, upload: &Upload, number: u32, part: PartOf) -> Answer {
+    async fn part(&self, upload: &MultipartUpload, number: u32, part: PartOf) -> Answer {
         let PartOf {
             write,
             bytes,
@@ -336,7 +338,11 @@ impl Client {
     }
 
     /// Maps the result of uploading or copying a part, and records an acknowledged part.
-    fn filed(&self, upload: &Upload, outcome: Result<Option<UploadedPart>, Error>) -> Answer {
+    fn filed(
+        &self,
+        upload: &MultipartUpload,
+        outcome: Result<Option<UploadedPart>, Error>,
+    ) -> Answer {
         match outcome {
             Ok(Some(part)) => {
                 self.slots.filed(upload.upload_id(), &part);
@@ -351,7 +357,7 @@ impl Client {
     }
 
     /// Lists a page of parts.
-    async fn parts(&self, upload: &Upload, after: Option<u32>, limit: usize) -> Answer {
+    async fn parts(&self, upload: &MultipartUpload, after: Option<u32>, limit: usize) -> Answer {
         let list = upload.parts().limit(limit);
         let list = match after.map(cenotaph::PartNumber::new) {
             Some(Ok(after)) => list.start_after(after),

@@ -1,4 +1,4 @@
-//! The decisions of repairs, against every sight that matters.
+//! The decisions of repairs, against every state that matters.
 
 use super::*;
 use crate::records::{Body, Expiration, Extent, Manifest, Metadata, Row};
@@ -17,7 +17,7 @@ fn revision(number: u128) -> RevisionId {
     RevisionId::from_uuid(Uuid::from_u128(number))
 }
 
-fn row(expires_at: Option<Timestamp>) -> Seen {
+fn row(expires_at: Option<Timestamp>) -> SeenRow {
     let attributes = crate::records::Attributes {
         expiration: Expiration::Manual,
         ..Default::default()
@@ -37,7 +37,7 @@ fn row(expires_at: Option<Timestamp>) -> Seen {
     };
     let body = Body::Tombstone(Manifest::of(extent));
     let operation = OperationId::from_uuid(Uuid::from_u128(1));
-    Seen::Whole(RowState::Present(Box::new(Row {
+    SeenRow::Whole(RowState::Present(Box::new(Row {
         version: Version::new(3),
         operation,
         metadata,
@@ -45,24 +45,24 @@ fn row(expires_at: Option<Timestamp>) -> Seen {
     })))
 }
 
-fn absent() -> Seen {
-    Seen::Whole(RowState::Absent(Version::new(3)))
+fn absent() -> SeenRow {
+    SeenRow::Whole(RowState::Absent(Version::new(3)))
 }
 
-fn sight(seen: &Seen, entry: Option<&'static [u8]>) -> Sight {
+fn object(seen: &SeenRow, entry: Option<&'static [u8]>) -> SeenObject {
     let entry = entry.map_or(SeenEntry::Absent, |value| {
         SeenEntry::Whole(Bytes::from_static(value))
     });
-    Sight {
-        seen: seen.clone(),
+    SeenObject {
+        row: seen.clone(),
         entry,
         is_pending: false,
     }
 }
 
 /// Tables that the batch changes, in order; true for a put, false for a removal.
-fn does(repair: &Repair, sight: &Sight) -> Option<Vec<(Table, bool)>> {
-    let plan = repair.decide(&id(), sight, at(1_700_000_000_000))?;
+fn does(repair: &Repair, object: &SeenObject) -> Option<Vec<(Table, bool)>> {
+    let plan = repair.decide(&id(), object, at(1_700_000_000_000))?;
     Some(
         plan.batch
             .ops()
@@ -73,8 +73,8 @@ fn does(repair: &Repair, sight: &Sight) -> Option<Vec<(Table, bool)>> {
 }
 
 /// An inline row of "01234", in the row or beside it.
-fn inline(payload: Option<&'static [u8]>) -> Seen {
-    let Seen::Whole(RowState::Present(mut row)) = row(None) else {
+fn inline(payload: Option<&'static [u8]>) -> SeenRow {
+    let SeenRow::Whole(RowState::Present(mut row)) = row(None) else {
         unreachable!()
     };
     row.metadata.checksum = Some(Checksum::of(b"01234"));
@@ -82,7 +82,7 @@ fn inline(payload: Option<&'static [u8]>) -> Seen {
         Some(payload) => Body::Embedded(Bytes::from_static(payload)),
         None => Body::Separate(row.operation),
     };
-    Seen::Whole(RowState::Present(row))
+    SeenRow::Whole(RowState::Present(row))
 }
 
 #[test]
@@ -92,14 +92,14 @@ fn an_expiry_entry_is_there_exactly_if_the_row_has_its_deadline() {
         Some(vec![(Table::Expiry, true)]),
         Some(vec![(Table::Expiry, false)]),
     );
-    assert_eq!(does(&repair, &sight(&row(Some(at(500))), None)), put);
+    assert_eq!(does(&repair, &object(&row(Some(at(500))), None)), put);
     assert_eq!(
-        does(&repair, &sight(&row(Some(at(500))), Some(b""))),
+        does(&repair, &object(&row(Some(at(500))), Some(b""))),
         put,
         "it is damaged"
     );
     assert_eq!(
-        does(&repair, &sight(&row(Some(at(500))), Some(b"\x01"))),
+        does(&repair, &object(&row(Some(at(500))), Some(b"\x01"))),
         None,
         "it is there"
     );
@@ -107,21 +107,21 @@ fn an_expiry_entry_is_there_exactly_if_the_row_has_its_deadline() {
         row(Some(at(501))),
         row(None),
         absent(),
-        Seen::BrokenLastVersion,
+        SeenRow::BrokenLastVersion,
     ] {
         assert_eq!(
-            does(&repair, &sight(&seen, Some(b"\x01"))),
+            does(&repair, &object(&seen, Some(b"\x01"))),
             removed,
             "{seen:?}"
         );
         assert_eq!(
-            does(&repair, &sight(&seen, None)),
+            does(&repair, &object(&seen, None)),
             None,
             "{seen:?}: it is gone"
         );
     }
     assert_eq!(
-        does(&repair, &sight(&Seen::BrokenRow, None)),
+        does(&repair, &object(&SeenRow::BrokenRow, None)),
         None,
         "nobody knows its deadline"
     );
@@ -134,28 +134,28 @@ fn block_checksums_are_put_only_for_a_revision_that_is_named() {
         blocks: BlockChecksums::default(),
     };
     assert_eq!(
-        does(&repair(7), &sight(&row(None), None)),
+        does(&repair(7), &object(&row(None), None)),
         Some(vec![(Table::Payloads, true)])
     );
     assert_eq!(
-        does(&repair(7), &sight(&row(None), Some(b"\x01"))),
+        does(&repair(7), &object(&row(None), Some(b"\x01"))),
         None,
         "they are there"
     );
-    assert_eq!(does(&repair(8), &sight(&row(None), None)), None);
-    assert_eq!(does(&repair(7), &sight(&absent(), None)), None);
+    assert_eq!(does(&repair(8), &object(&row(None), None)), None);
+    assert_eq!(does(&repair(7), &object(&absent(), None)), None);
 }
 
 #[test]
 fn a_row_is_excised_only_if_it_can_not_be_read() {
     let excised = Some(vec![(Table::Rows, false), (Table::Meta, true)]);
     assert_eq!(
-        does(&Repair::RemoveRow, &sight(&Seen::BrokenRow, None)),
+        does(&Repair::RemoveRow, &object(&SeenRow::BrokenRow, None)),
         excised
     );
-    for seen in [row(None), absent(), Seen::BrokenLastVersion] {
+    for seen in [row(None), absent(), SeenRow::BrokenLastVersion] {
         assert_eq!(
-            does(&Repair::RemoveRow, &sight(&seen, None)),
+            does(&Repair::RemoveRow, &object(&seen, None)),
             None,
             "{seen:?}"
         );
@@ -165,20 +165,23 @@ fn a_row_is_excised_only_if_it_can_not_be_read() {
 #[test]
 fn a_floor_is_removed_beside_a_row_and_raised_where_it_is_lost() {
     assert_eq!(
-        does(&Repair::LastVersion, &sight(&row(None), Some(b"x"))),
+        does(&Repair::LastVersion, &object(&row(None), Some(b"x"))),
         Some(vec![(Table::Meta, false)])
     );
     assert_eq!(
-        does(&Repair::LastVersion, &sight(&row(None), None)),
+        does(&Repair::LastVersion, &object(&row(None), None)),
         None,
         "it is gone"
     );
     assert_eq!(
-        does(&Repair::LastVersion, &sight(&Seen::BrokenLastVersion, None)),
+        does(
+            &Repair::LastVersion,
+            &object(&SeenRow::BrokenLastVersion, None)
+        ),
         Some(vec![(Table::Meta, true)])
     );
     assert_eq!(
-        does(&Repair::LastVersion, &sight(&absent(), Some(b"x"))),
+        does(&Repair::LastVersion, &object(&absent(), Some(b"x"))),
         None
     );
 }
@@ -193,12 +196,12 @@ fn an_object_is_given_up_only_if_its_bytes_are_lost() {
         (Table::Rows, false),
         (Table::Meta, true),
     ]);
-    assert_eq!(does(&payload, &sight(&inline(Some(b"01234")), None)), None);
+    assert_eq!(does(&payload, &object(&inline(Some(b"01234")), None)), None);
     assert_eq!(
-        does(&payload, &sight(&inline(Some(b"01235")), None)),
+        does(&payload, &object(&inline(Some(b"01235")), None)),
         embedded
     );
-    assert_eq!(does(&payload, &sight(&inline(None), Some(b"01234"))), None);
+    assert_eq!(does(&payload, &object(&inline(None), Some(b"01234"))), None);
     for entry in [
         SeenEntry::Absent,
         SeenEntry::Broken,
@@ -207,8 +210,8 @@ fn an_object_is_given_up_only_if_its_bytes_are_lost() {
         assert_eq!(
             does(
                 &payload,
-                &Sight {
-                    seen: inline(None),
+                &SeenObject {
+                    row: inline(None),
                     entry,
                     is_pending: false
                 }
@@ -223,20 +226,20 @@ fn an_object_is_given_up_only_if_its_bytes_are_lost() {
         (Table::Meta, true),
         (Table::Orphans, true),
     ]);
-    assert_eq!(does(&blob(7), &sight(&row(None), None)), tombstone);
+    assert_eq!(does(&blob(7), &object(&row(None), None)), tombstone);
     assert_eq!(
-        does(&blob(8), &sight(&row(None), None)),
+        does(&blob(8), &object(&row(None), None)),
         None,
         "it names another"
     );
-    assert_eq!(does(&blob(7), &sight(&absent(), None)), None);
+    assert_eq!(does(&blob(7), &object(&absent(), None)), None);
 }
 
 #[test]
 fn nothing_is_confirmed_that_a_batch_under_way_may_have_changed() {
-    let pending = |seen: &Seen| Sight {
+    let pending = |seen: &SeenRow| SeenObject {
         is_pending: true,
-        ..sight(seen, None)
+        ..object(seen, None)
     };
     for (repair, seen) in [
         (Repair::Expiry { deadline: at(500) }, row(Some(at(500)))),
@@ -247,10 +250,10 @@ fn nothing_is_confirmed_that_a_batch_under_way_may_have_changed() {
             },
             row(None),
         ),
-        (Repair::LastVersion, Seen::BrokenLastVersion),
+        (Repair::LastVersion, SeenRow::BrokenLastVersion),
         (Repair::GiveUp(Lost::Payload), inline(None)),
     ] {
-        assert!(does(&repair, &sight(&seen, None)).is_some(), "{repair:?}");
+        assert!(does(&repair, &object(&seen, None)).is_some(), "{repair:?}");
         assert_eq!(does(&repair, &pending(&seen)), None, "{repair:?}");
     }
 }

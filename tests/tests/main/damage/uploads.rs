@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cenotaph::Upload;
+use cenotaph::MultipartUpload;
 
 use super::*;
 
@@ -45,7 +45,7 @@ async fn with_damaged_uploads(data: &Path) -> cenotaph::UploadId {
 
 /// Lists the parts page by page. Returns the numbers of the readable parts and the number of
 /// unreadable ranges.
-async fn listed_parts(upload: &Upload, limit: usize) -> (BTreeSet<u16>, usize) {
+async fn listed_parts(upload: &MultipartUpload, limit: usize) -> (BTreeSet<u16>, usize) {
     let mut numbers = BTreeSet::new();
     let mut ranges = 0;
     let mut list = upload.parts().limit(limit).step_over_damage();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use cenotaph::{
-    ActorKind, ErrorKind, PutResult, Reason, Result, Upload, UploadedPart, WriteOutcome,
+    ActorKind, ErrorKind, MultipartUpload, PutResult, Reason, Result, UploadedPart, WriteOutcome,
 };
 use cenotaph_storage::SyncPoint;
 use cenotaph_tests::store::{Store, blobs, payload, quick};
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
     clippy::disallowed_methods,
     reason = "the rule applies to code under test only"
 )]
-fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> {
+fn start_part(upload: &MultipartUpload, number: u32) -> JoinHandle<Result<UploadedPart>> {
     let part = upload.part(number, payload(u64::from(number), BYTES));
     tokio::spawn(async move { part.await })
 }
@@ -27,13 +27,13 @@ fn start_part(upload: &Upload, number: u32) -> JoinHandle<Result<UploadedPart>> 
     clippy::disallowed_methods,
     reason = "the rule applies to code under test only"
 )]
-fn start_completion(upload: &Upload) -> JoinHandle<Result<PutResult>> {
+fn start_completion(upload: &MultipartUpload) -> JoinHandle<Result<PutResult>> {
     let complete = upload.complete();
     tokio::spawn(async move { complete.await })
 }
 
 /// Creates a store with an open upload of one part.
-async fn begun() -> (Store, Upload) {
+async fn begun() -> (Store, MultipartUpload) {
     let store = Store::new().await;
     let begun = store.engine.multipart("k").await.unwrap();
     begun.part(1, payload(1, BYTES)).await.unwrap();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cenotaph::{Error, ErrorKind, ScrubReport, Upload};
+use cenotaph::{Error, ErrorKind, MultipartUpload, ScrubReport};
 use cenotaph_storage::SyncPoint;
 use cenotaph_tests::faulty::{Hold, Op};
 use cenotaph_tests::stage::Held;
@@ -24,7 +24,7 @@ fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> J
 }
 
 /// Begins an upload and uploads two parts.
-async fn begun(store: &Store, key: &str) -> Upload {
+async fn begun(store: &Store, key: &str) -> MultipartUpload {
     let upload = store.engine.multipart(key).await.unwrap();
     upload.part(1, payload(1, PART)).await.unwrap();
     upload.part(2, payload(2, PART)).await.unwrap();

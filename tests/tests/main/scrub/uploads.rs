@@ -4,7 +4,7 @@
 mod entries;
 
 use bytes::Bytes;
-use cenotaph::{ErrorKind, PartEtag, PartNumber, RepairOutcome, ScrubDepth, Upload};
+use cenotaph::{ErrorKind, MultipartUpload, PartEtag, PartNumber, RepairOutcome, ScrubDepth};
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::records::{
     Filed, Part, UploadRecord, part_key, parts_prefix, upload_record_key,
@@ -21,7 +21,7 @@ use super::{
 const PART: usize = 100_000;
 
 /// Creates the store of the other tests with an open upload of three parts and a completed upload.
-async fn uploading() -> (Store, Upload) {
+async fn uploading() -> (Store, MultipartUpload) {
     let store = store().await;
     let done = store.engine.multipart("done").await.unwrap();
     done.part(1, payload(20, PART)).await.unwrap();
@@ -45,11 +45,11 @@ fn number(number: u32) -> PartNumber {
     PartNumber::new(number).unwrap()
 }
 
-fn key_of(upload: &Upload) -> Bytes {
+fn key_of(upload: &MultipartUpload) -> Bytes {
     upload_record_key(upload.id(), &upload.upload_id())
 }
 
-async fn session_of(store: &Store, upload: &Upload) -> UploadRecord {
+async fn session_of(store: &Store, upload: &MultipartUpload) -> UploadRecord {
     UploadRecord::decode(
         &store
             .index
@@ -61,7 +61,7 @@ async fn session_of(store: &Store, upload: &Upload) -> UploadRecord {
     .unwrap()
 }
 
-async fn part_of(store: &Store, upload: &Upload, at: u32) -> Part {
+async fn part_of(store: &Store, upload: &MultipartUpload, at: u32) -> Part {
     let value = store
         .index
         .get(Table::Uploads, &part_key(&upload.upload_id(), number(at)))
@@ -71,7 +71,7 @@ async fn part_of(store: &Store, upload: &Upload, at: u32) -> Part {
     Filed::decode(&value).unwrap().part().unwrap()
 }
 
-async fn blob_of_part(store: &Store, upload: &Upload, at: u32) -> RevisionKey {
+async fn blob_of_part(store: &Store, upload: &MultipartUpload, at: u32) -> RevisionKey {
     RevisionKey {
         object: upload.id().clone(),
         revision: part_of(store, upload, at).await.extent.revision,
@@ -79,7 +79,7 @@ async fn blob_of_part(store: &Store, upload: &Upload, at: u32) -> RevisionKey {
 }
 
 /// Returns the numbers of an upload's parts, as the upload lists them.
-async fn listed(upload: &Upload) -> Vec<u16> {
+async fn listed(upload: &MultipartUpload) -> Vec<u16> {
     upload
         .parts()
         .await
@@ -91,7 +91,7 @@ async fn listed(upload: &Upload) -> Vec<u16> {
 }
 
 /// Asserts that the upload is intact: its completion gives the whole content.
-async fn assert_completes(store: &Store, upload: &Upload) {
+async fn assert_completes(store: &Store, upload: &MultipartUpload) {
     upload.complete().await.unwrap();
     let whole: Vec<u8> = (1..=3)
         .flat_map(|number| payload(20 + number, PART))
@@ -101,7 +101,7 @@ async fn assert_completes(store: &Store, upload: &Upload) {
 }
 
 /// Asserts that a damage is reported, that a repair removes it, and that the upload is intact.
-async fn assert_upload_repaired(store: &Store, upload: &Upload, name: &'static str) {
+async fn assert_upload_repaired(store: &Store, upload: &MultipartUpload, name: &'static str) {
     assert_eq!(
         names(&scrub(store, Mode::Report).await),
         [(name, RepairOutcome::Left)]
@@ -155,7 +155,7 @@ async fn assert_entry_dropped(store: &Store, (name, text): (&'static str, &str))
 }
 
 /// Asserts that part 2 is lost: it blocks the completion until it is uploaded again.
-async fn assert_second_is_lost(store: &Store, upload: &Upload) {
+async fn assert_second_is_lost(store: &Store, upload: &MultipartUpload) {
     assert_eq!(listed(upload).await, [1, 3]);
     let error = upload.complete().await.unwrap_err();
     assert!(error.kind() == ErrorKind::Invalid, "{error}");
@@ -398,7 +398,10 @@ async fn stats_count_open_uploads_without_reading_their_parts() {
     })
     .await;
     let open = store.engine.stats().await.unwrap().actors;
-    assert_eq!((open.sessions, open.oldest_session), (2, Some(initiated)));
+    assert_eq!(
+        (open.open_uploads, open.oldest_upload),
+        (2, Some(initiated))
+    );
     assert_eq!(
         store.engine.usage().await.unwrap().blob_bytes,
         (2 * LARGE + PART) as u64,
@@ -411,11 +414,11 @@ async fn stats_count_open_uploads_without_reading_their_parts() {
     .await;
     let broken = store.engine.stats().await.unwrap().actors;
     assert_eq!(
-        (broken.sessions, broken.oldest_session),
+        (broken.open_uploads, broken.oldest_upload),
         (1, None),
         "an unreadable upload record counts as an open upload"
     );
     assert_eq!(scrub(&store, Mode::Drop).await.left(), 0);
     let none = store.engine.stats().await.unwrap().actors;
-    assert_eq!((none.sessions, none.oldest_session), (0, None));
+    assert_eq!((none.open_uploads, none.oldest_upload), (0, None));
 }

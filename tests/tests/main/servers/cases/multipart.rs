@@ -5,7 +5,7 @@
 //! which the engine splits, are in `split.rs`; crashes during uploads are in `multipart/`.
 
 use bytes::Bytes;
-use cenotaph::{Body, Digest, Engine, ErrorKind, Reason, Result, Upload, WriteOutcome};
+use cenotaph::{Body, Digest, Engine, ErrorKind, MultipartUpload, Reason, Result, WriteOutcome};
 use cenotaph_storage::BLOCK_BYTES;
 use cenotaph_tests::store::payload;
 use futures::channel::oneshot;
@@ -27,7 +27,7 @@ fn assert_refused<T: std::fmt::Debug>(outcome: Result<T>, kind: ErrorKind, reaso
 }
 
 /// Uploads a part whose content depends on its number.
-async fn part(upload: &Upload, number: u32, length: usize) {
+async fn part(upload: &MultipartUpload, number: u32, length: usize) {
     upload
         .part(number, payload(u64::from(number), length))
         .await
@@ -112,7 +112,7 @@ pub(super) async fn parts_become_the_object_in_number_order(engine: &Engine) {
 }
 
 /// Uploads these parts concurrently, starting with the last.
-async fn upload_reversed(upload: &Upload, parts: &[(u32, usize)]) {
+async fn upload_reversed(upload: &MultipartUpload, parts: &[(u32, usize)]) {
     let sent = parts.iter().rev().map(|&(number, length)| {
         let body = streamed(&payload(u64::from(number), length), 700_001);
         upload.part(number, body).into_future()
