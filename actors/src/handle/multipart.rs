@@ -20,15 +20,13 @@ use cenotaph_storage::records::{Phase, UploadRecord, upload_record_key};
 use cenotaph_storage::{
     Digest, Error, ErrorKind, ObjectId, PartNumber, Result, SyncPoint, UploadId, no_such_upload,
 };
-use tokio::sync::oneshot;
 
 use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::context::Context;
-use crate::context::messages::{Job, Purpose, UploadedPart};
+use crate::context::messages::{Purpose, UploadedPart};
 use crate::handle::Tiered;
-use crate::handle::writes::WriteIntent;
-use crate::runtime::reply::Caller;
+use crate::handle::writes::{UploadPayload, WriteIntent};
 
 /// A part without its payload.
 #[derive(Clone, Debug)]
@@ -97,36 +95,18 @@ impl Tiered {
             declared,
         } = part;
         self.context().health.check("multipart")?;
-        self.make_blob_room(source.bytes)
-            .await
-            .map_err(|error| error.with_id(&id))?;
-        let permit = self
-            .context()
-            .admission
-            .upload(false)
-            .await
-            .map_err(|error| error.with_id(&id))?;
-        let (caller, answer) = Caller::new();
-        // Dropped with this future: the upload then sees that the caller is gone.
-        let (_present, caller_gone) = oneshot::channel();
-        let operation = self.context().env.operation_id();
-        let purpose = Purpose::Part {
+        let payload = UploadPayload {
+            source,
+            peeked: Permit::free(),
+            is_bulk: false,
+        };
+        let purpose = |caller| Purpose::Part {
             upload,
             number,
             declared,
             caller,
         };
-        let job = Job {
-            id: id.clone(),
-            operation,
-            purpose,
-            source,
-            caller_gone,
-            permit,
-            peeked: Permit::free(),
-            is_bulk: false,
-        };
-        self.upload(job, answer)
+        self.upload(&id, payload, purpose)
             .await
             .map_err(|error| error.with_id(&id))
     }

@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{Deleted, Mutation, Precondition, PutResult, Swap};
+use cenotaph_storage::decide::{Deleted, Mutation, Precondition, PutResult, Swap, SwapReply};
 use cenotaph_storage::records::{Amendment, Attributes, Extension};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
 use tokio::sync::oneshot;
@@ -29,6 +29,14 @@ pub struct WriteIntent {
     pub attributes: Attributes,
     /// Required state of the object.
     pub precondition: Precondition,
+}
+
+/// The payload of an upload, and the permit for its bytes that are buffered already.
+pub(crate) struct UploadPayload {
+    pub(crate) source: PayloadSource,
+    pub(crate) peeked: Permit,
+    /// True if the upload is bulk work, which may use only a share of each budget.
+    pub(crate) is_bulk: bool,
 }
 
 impl Tiered {
@@ -90,25 +98,11 @@ impl Tiered {
         self.make_room(payload.len() as u64)
             .await
             .map_err(|error| error.with_id(&id))?;
-        let permit = permit.and(
-            self.context()
-                .admission
-                .write()
-                .await
-                .map_err(|error| error.with_id(&id))?,
-        );
-        let swap = self.swap(
-            id.clone(),
-            precondition,
-            Mutation::Inline {
-                payload,
-                attributes,
-            },
-        );
-        let reply = self
-            .context()
-            .compare_and_write(swap, &permit, |reply| reply)
-            .await?;
+        let mutation = Mutation::Inline {
+            payload,
+            attributes,
+        };
+        let reply = self.write(id, precondition, mutation, permit).await?;
         Ok(reply.written())
     }
 
@@ -139,45 +133,48 @@ impl Tiered {
             .blobs
             .check_root()
             .map_err(|error| error.with_id(&id))?;
-        self.make_blob_room(source.bytes)
-            .await
-            .map_err(|error| error.with_id(&id))?;
-        let permit = self
-            .context()
-            .admission
-            .upload(is_bulk)
-            .await
-            .map_err(|error| error.with_id(&id))?;
-        let (caller, answer) = Caller::new();
-        // Dropped with this future: the upload then sees that the caller is gone.
-        let (_present, caller_gone) = oneshot::channel();
-        let operation = self.context().env.operation_id();
-        let purpose = Purpose::Put {
+        let payload = UploadPayload {
+            source,
+            peeked,
+            is_bulk,
+        };
+        let purpose = |caller| Purpose::Put {
             attributes,
             precondition,
             caller,
         };
+        self.upload(&id, payload, purpose)
+            .await
+            .map_err(|error| error.with_id(&id))
+    }
+
+    /// Uploads a payload to the blob tier by an upload actor, and returns the answer of the upload.
+    pub(crate) async fn upload<T>(
+        &self,
+        id: &ObjectId,
+        payload: UploadPayload,
+        purpose: impl FnOnce(Caller<T>) -> Purpose,
+    ) -> Result<T> {
+        let UploadPayload {
+            source,
+            peeked,
+            is_bulk,
+        } = payload;
+        self.make_blob_room(source.bytes).await?;
+        let permit = self.context().admission.upload(is_bulk).await?;
+        let (caller, answer) = Caller::new();
+        // Dropped with this future: the upload then sees that the caller is gone.
+        let (_present, caller_gone) = oneshot::channel();
         let job = Job {
             id: id.clone(),
-            operation,
-            purpose,
+            operation: self.context().env.operation_id(),
+            purpose: purpose(caller),
             source,
             caller_gone,
             permit,
             peeked,
             is_bulk,
         };
-        self.upload(job, answer)
-            .await
-            .map_err(|error| error.with_id(&id))
-    }
-
-    /// Hands a job to an upload actor, and returns the answer of its caller.
-    pub(crate) async fn upload<T>(
-        &self,
-        job: Job,
-        answer: oneshot::Receiver<Result<T>>,
-    ) -> Result<T> {
         self.hand_over(Handover::new(job)).await?;
         let died = |_| {
             Err(Error::new(
@@ -219,17 +216,8 @@ impl Tiered {
     /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
     pub async fn delete(&self, id: ObjectId, precondition: Precondition) -> Result<Deleted> {
         self.context().health.check("delete")?;
-        let permit = self
-            .context()
-            .admission
-            .write()
-            .await
-            .map_err(|error| error.with_id(&id))?;
-        let swap = self.swap(id.clone(), precondition, Mutation::Delete);
-        let reply = self
-            .context()
-            .compare_and_write(swap, &permit, |reply| reply)
-            .await?;
+        let free = Permit::free();
+        let reply = self.write(id, precondition, Mutation::Delete, free).await?;
         Ok(reply.deleted())
     }
 
@@ -276,18 +264,27 @@ impl Tiered {
         mutation: Mutation,
     ) -> Result<Option<PutResult>> {
         self.context().health.check(operation)?;
-        let permit = self
-            .context()
-            .admission
-            .write()
-            .await
-            .map_err(|error| error.with_id(&id))?;
-        let swap = self.swap(id.clone(), precondition, mutation);
-        let reply = self
-            .context()
-            .compare_and_write(swap, &permit, |reply| reply)
-            .await?;
+        let free = Permit::free();
+        let reply = self.write(id, precondition, mutation, free).await?;
         Ok(reply.amended())
+    }
+
+    /// Commits a mutation under a permit for a write. `permit` is held, too, until the end of the
+    /// commit.
+    async fn write(
+        &self,
+        id: ObjectId,
+        precondition: Precondition,
+        mutation: Mutation,
+        permit: Permit,
+    ) -> Result<SwapReply> {
+        let context = self.context();
+        let write = context.admission.write().await;
+        let permit = permit.and(write.map_err(|error| error.with_id(&id))?);
+        let swap = self.swap(id, precondition, mutation);
+        context
+            .compare_and_write(swap, &permit, |reply| reply)
+            .await
     }
 
     /// Extends the deadline of an object that was just read, if its idle time requires it.

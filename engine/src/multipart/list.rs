@@ -8,14 +8,11 @@ use cenotaph_storage::{
 };
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 
 use super::MultipartUpload;
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
-
-/// Default number of entries of a page.
-const PAGE: usize = 1000;
+use crate::ops::pages::{ListedPage, default_limit, stream_pages};
 
 /// Builder of a listing of uploads. `.await` it for a single page, or [`stream`](Self::stream) all
 /// uploads. See [`Engine::list_uploads`].
@@ -28,8 +25,7 @@ pub struct ListUploads {
 
 impl ListUploads {
     pub(super) fn new(engine: Engine, prefix: String) -> Self {
-        // The configuration may allow less than the default, and a larger limit is refused.
-        let limit = engine.config().reads.list_page_max.min(PAGE);
+        let limit = default_limit(&engine);
         let namespace = Namespace::default_namespace();
         let on_damage = OnDamage::default();
         Self {
@@ -73,20 +69,14 @@ impl ListUploads {
     /// Returns all uploads as a stream that reads page by page, as
     /// [`List::stream`](crate::List::stream).
     pub fn stream(self) -> BoxStream<'static, Result<UploadInfo>> {
-        let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
-            let Some(list) = list else { return Ok(None) };
+        stream_pages(self.step_over_damage(), |list| async move {
             let page = list.clone().await?;
-            let rest = page.next.map(|next| list.start_after(next));
-            let unreadable = page
-                .unreadable
-                .into_iter()
-                .map(|range| Err(range.into_error("list")));
-            Ok(Some((
-                futures::stream::iter(page.uploads.into_iter().map(Ok).chain(unreadable)),
-                rest,
-            )))
-        });
-        pages.try_flatten().boxed()
+            Ok(ListedPage {
+                entries: page.uploads,
+                unreadable: page.unreadable,
+                rest: page.next.map(|next| list.start_after(next)),
+            })
+        })
     }
 }
 
@@ -119,7 +109,7 @@ pub struct ListParts {
 
 impl ListParts {
     pub(super) fn new(upload: MultipartUpload) -> Self {
-        let limit = upload.engine.config().reads.list_page_max.min(PAGE);
+        let limit = default_limit(&upload.engine);
         Self {
             upload,
             request: PartsRequest {
@@ -153,20 +143,14 @@ impl ListParts {
     /// Returns all parts as a stream that reads page by page, as
     /// [`List::stream`](crate::List::stream).
     pub fn stream(self) -> BoxStream<'static, Result<PartInfo>> {
-        let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
-            let Some(list) = list else { return Ok(None) };
+        stream_pages(self.step_over_damage(), |list| async move {
             let page = list.clone().await?;
-            let rest = page.next.map(|next| list.start_after(next));
-            let unreadable = page
-                .unreadable
-                .into_iter()
-                .map(|range| Err(range.into_error("list")));
-            Ok(Some((
-                futures::stream::iter(page.parts.into_iter().map(Ok).chain(unreadable)),
-                rest,
-            )))
-        });
-        pages.try_flatten().boxed()
+            Ok(ListedPage {
+                entries: page.parts,
+                unreadable: page.unreadable,
+                rest: page.next.map(|next| list.start_after(next)),
+            })
+        })
     }
 }
 

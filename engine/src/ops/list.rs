@@ -5,10 +5,10 @@ use std::future::IntoFuture;
 use cenotaph_storage::{Entry, ListPage, ListRequest, Namespace, OnDamage, Result};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
 
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
+use crate::ops::pages::{ListedPage, default_limit, stream_pages};
 
 impl Engine {
     /// Lists the objects whose keys begin with `prefix`, in the byte order of their keys.
@@ -74,8 +74,7 @@ impl List {
             prefix,
             delimiter: None,
             start_after: None,
-            // The configuration may allow less than the default, and a larger limit is refused.
-            limit: engine.config().reads.list_page_max.min(1000),
+            limit: default_limit(&engine),
             on_damage: OnDamage::Fail,
         };
         Self { engine, request }
@@ -144,21 +143,14 @@ impl List {
     /// [`Corrupt`](crate::ErrorKind::Corrupt), which names the range and follows the entries of its
     /// page; the stream continues after it. Every other error ends the stream.
     pub fn stream(self) -> BoxStream<'static, Result<Entry>> {
-        // Unreadable ranges become items of the stream, so its pages must not fail at them.
-        let pages = futures::stream::try_unfold(Some(self.step_over_damage()), |list| async move {
-            let Some(list) = list else { return Ok(None) };
+        stream_pages(self.step_over_damage(), |list| async move {
             let page = list.clone().await?;
-            let rest = page.next.map(|next| list.start_after(next));
-            let unreadable = page
-                .unreadable
-                .into_iter()
-                .map(|range| Err(range.into_error("list")));
-            Ok(Some((
-                futures::stream::iter(page.entries.into_iter().map(Ok).chain(unreadable)),
-                rest,
-            )))
-        });
-        pages.try_flatten().boxed()
+            Ok(ListedPage {
+                entries: page.entries,
+                unreadable: page.unreadable,
+                rest: page.next.map(|next| list.start_after(next)),
+            })
+        })
     }
 }
 
