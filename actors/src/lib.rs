@@ -38,6 +38,7 @@ pub use handle::Tiered;
 pub use handle::atomic::WriteReply;
 pub use handle::multipart::PartIntent;
 pub use handle::scrub::RepairLevel;
+pub use handle::start::StartOptions;
 pub use handle::stats::ActorStats;
 pub use handle::writes::WriteIntent;
 pub use limits::{

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph_actors::Tiered;
+use cenotaph_actors::{StartOptions, Tiered};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::ownership::{Claim, Place};
@@ -301,15 +301,15 @@ async fn start(
     // Reads and actors share the pins: the sweeper must not delete a blob that a read has open.
     let pins = Pins::new();
     let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
-    let tiered = Tiered::start(
-        Arc::clone(&index),
+    let options = StartOptions {
+        index: Arc::clone(&index),
         blobs,
-        env.clone(),
+        env: env.clone(),
         pins,
         epoch,
-        config.limits.clone(),
-    )
-    .await?;
+        limits: config.limits.clone(),
+    };
+    let tiered = Tiered::start(options).await?;
     Ok(Engine::assemble(Parts {
         config: config.clone(),
         env,

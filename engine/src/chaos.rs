@@ -21,7 +21,7 @@ impl Engine {
         move |kind| {
             engine
                 .upgrade()
-                .is_some_and(|engine| engine.tiered.kill(kind))
+                .is_some_and(|engine| engine.parts.tiered.kill(kind))
         }
     }
 

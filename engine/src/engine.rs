@@ -35,17 +35,11 @@ use crate::update_queue::UpdateQueues;
 pub struct Engine(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    config: Config,
-    env: Env,
-    index: Arc<dyn Index>,
-    reads: Reads,
-    pub(crate) tiered: Tiered,
-    namespaces: Namespaces,
+    pub(crate) parts: Parts,
     turns: UpdateQueues,
-    epoch: Epoch,
 }
 
-/// Components from which [`Engine::assemble`] makes an engine.
+/// Components of an engine.
 pub(crate) struct Parts {
     pub(crate) config: Config,
     pub(crate) env: Env,
@@ -77,26 +71,8 @@ pub struct Stats {
 
 impl Engine {
     pub(crate) fn assemble(parts: Parts) -> Self {
-        let Parts {
-            config,
-            env,
-            index,
-            reads,
-            tiered,
-            namespaces,
-            epoch,
-        } = parts;
         let turns = UpdateQueues::default();
-        Self(Arc::new(Inner {
-            config,
-            env,
-            index,
-            reads,
-            tiered,
-            namespaces,
-            turns,
-            epoch,
-        }))
+        Self(Arc::new(Inner { parts, turns }))
     }
 
     /// Settles the changes of dead owners, removes expired objects, deletes the orphans that are
@@ -128,7 +104,7 @@ impl Engine {
     pub async fn settle(&self) -> Result<u64> {
         self.check_open("settle")?;
         self.check_writable("settle")?;
-        self.0.tiered.settle().await
+        self.0.parts.tiered.settle().await
     }
 
     /// Returns the statistics of the engine.
@@ -153,12 +129,12 @@ impl Engine {
     pub async fn stats(&self) -> Result<Stats> {
         self.check_open("stats")?;
         Ok(Stats {
-            epoch: self.0.epoch,
-            index: self.0.index.stats(),
-            space: self.0.index.space(),
-            actors: self.0.tiered.stats().await?,
-            reads: self.0.reads.stats(),
-            reading: self.0.reads.usage(),
+            epoch: self.0.parts.epoch,
+            index: self.0.parts.index.stats(),
+            space: self.0.parts.index.space(),
+            actors: self.0.parts.tiered.stats().await?,
+            reads: self.0.parts.reads.stats(),
+            reading: self.0.parts.reads.usage(),
         })
     }
 
@@ -188,7 +164,7 @@ impl Engine {
     /// # }
     /// ```
     pub fn health(&self) -> Result<()> {
-        self.0.tiered.health()
+        self.0.parts.tiered.health()
     }
 
     /// Waits for the operations in progress, at most
@@ -215,25 +191,25 @@ impl Engine {
     /// ```
     pub async fn close(&self) -> Result<()> {
         // The index closes last: the actors submit batches until they have stopped.
-        self.0.tiered.close().await;
-        self.0.index.close().await
+        self.0.parts.tiered.close().await;
+        self.0.parts.index.close().await
     }
 
     /// Returns the configuration that the engine was opened with.
     pub fn config(&self) -> &Config {
-        &self.0.config
+        &self.0.parts.config
     }
 
     pub(crate) fn tiered(&self) -> &Tiered {
-        &self.0.tiered
+        &self.0.parts.tiered
     }
 
     pub(crate) fn reads(&self) -> &Reads {
-        &self.0.reads
+        &self.0.parts.reads
     }
 
     pub(crate) fn namespaces(&self) -> &Namespaces {
-        &self.0.namespaces
+        &self.0.parts.namespaces
     }
 
     pub(crate) fn turns(&self) -> &UpdateQueues {
@@ -241,15 +217,15 @@ impl Engine {
     }
 
     pub(crate) fn env(&self) -> &Env {
-        &self.0.env
+        &self.0.parts.env
     }
 
     pub(crate) fn index(&self) -> &Arc<dyn Index> {
-        &self.0.index
+        &self.0.parts.index
     }
 
     pub(crate) fn check_open(&self, operation: &'static str) -> Result<()> {
-        if self.0.tiered.is_closed() {
+        if self.0.parts.tiered.is_closed() {
             return Err(Error::new(
                 ErrorKind::Closed,
                 operation,
@@ -263,7 +239,7 @@ impl Engine {
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine")
-            .field("epoch", &self.0.epoch)
+            .field("epoch", &self.0.parts.epoch)
             .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cenotaph_actors::Tiered;
+use cenotaph_actors::{StartOptions, Tiered};
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::index::{Index, ReadOnlyIndex};
 use cenotaph_storage::ownership::{Claim, Place};
@@ -55,14 +55,15 @@ pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result
     let env = claim.env;
     let pins = Pins::new();
     let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
-    let tiered = Tiered::read_only(
-        Arc::clone(&index),
+    let options = StartOptions {
+        index: Arc::clone(&index),
         blobs,
-        env.clone(),
+        env: env.clone(),
         pins,
         epoch,
-        config.limits.clone(),
-    );
+        limits: config.limits.clone(),
+    };
+    let tiered = Tiered::read_only(options);
     Ok(Engine::assemble(Parts {
         config: config.clone(),
         env,

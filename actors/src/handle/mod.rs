@@ -17,7 +17,7 @@ pub(crate) mod atomic;
 pub(crate) mod multipart;
 pub(crate) mod scrub;
 pub(crate) mod space;
-mod start;
+pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod supervisor;
 pub(crate) mod writes;

@@ -26,6 +26,22 @@ use crate::runtime::live_writes::LiveWrites;
 /// Maximum time for the actors to stop, once their work has ended.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Tiers, environment and limits of the actors to start.
+pub struct StartOptions {
+    /// The index.
+    pub index: Arc<dyn Index>,
+    /// The blob tier.
+    pub blobs: BlobTier,
+    /// The environment.
+    pub env: Env,
+    /// Pinned revisions, which the reads of the engine share.
+    pub pins: Pins,
+    /// Epoch of the engine.
+    pub epoch: Epoch,
+    /// Limits of the actors.
+    pub limits: Limits,
+}
+
 impl Tiered {
     /// Starts the actors, and settles the changes of all earlier epochs. The orphans of these are
     /// deleted in the background.
@@ -33,23 +49,8 @@ impl Tiered {
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the actors can't start; otherwise the error of the first
     /// recovery pass.
-    pub async fn start(
-        index: Arc<dyn Index>,
-        blobs: BlobTier,
-        env: Env,
-        pins: Pins,
-        epoch: Epoch,
-        limits: Limits,
-    ) -> Result<Self> {
-        let context = Arc::new(context(
-            index,
-            blobs,
-            env,
-            pins,
-            epoch,
-            limits,
-            Health::default(),
-        ));
+    pub async fn start(options: StartOptions) -> Result<Self> {
+        let context = Arc::new(context(options, Health::default()));
         let supervisor = Supervisor {
             context: Arc::clone(&context),
         };
@@ -77,23 +78,8 @@ impl Tiered {
 
     /// Returns a handle without actors, over a read-only index: every write is refused, and nothing
     /// is settled, swept or expired.
-    pub fn read_only(
-        index: Arc<dyn Index>,
-        blobs: BlobTier,
-        env: Env,
-        pins: Pins,
-        epoch: Epoch,
-        limits: Limits,
-    ) -> Self {
-        let context = Arc::new(context(
-            index,
-            blobs,
-            env,
-            pins,
-            epoch,
-            limits,
-            Health::read_only(),
-        ));
+    pub fn read_only(options: StartOptions) -> Self {
+        let context = Arc::new(context(options, Health::read_only()));
         Self {
             context,
             supervisor: None,
@@ -154,15 +140,15 @@ impl Tiered {
 }
 
 /// Creates the shared state of an engine.
-fn context(
-    index: Arc<dyn Index>,
-    blobs: BlobTier,
-    env: Env,
-    pins: Pins,
-    epoch: Epoch,
-    limits: Limits,
-    health: Health,
-) -> Context {
+fn context(options: StartOptions, health: Health) -> Context {
+    let StartOptions {
+        index,
+        blobs,
+        env,
+        pins,
+        epoch,
+        limits,
+    } = options;
     let registry = Arc::new(ActorRegistry::new(limits.shards));
     let recovery_requested = Arc::new(AtomicBool::new(false));
     let backlog = Arc::new(Backlog::default());

@@ -13,6 +13,7 @@ use super::MultipartUpload;
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 use crate::ops::pages::{ListedPage, default_limit, stream_pages};
+use crate::ops::setters::page_setters;
 
 /// Builder of a listing of uploads. `.await` it for a single page, or [`stream`](Self::stream) all
 /// uploads. See [`Engine::list_uploads`].
@@ -52,19 +53,7 @@ impl ListUploads {
         self
     }
 
-    /// Sets the maximum number of uploads of a page: 1 to the configured `list_page_max`, 1000 by
-    /// default.
-    pub fn limit(mut self, limit: usize) -> Self {
-        self.request.limit = limit;
-        self
-    }
-
-    /// Skips keys that can't be read because a file of the index is damaged, as
-    /// [`List::step_over_damage`](crate::List::step_over_damage).
-    pub fn step_over_damage(mut self) -> Self {
-        self.request.on_damage = OnDamage::StepOver;
-        self
-    }
+    page_setters!();
 
     /// Returns all uploads as a stream that reads page by page, as
     /// [`List::stream`](crate::List::stream).
@@ -126,19 +115,7 @@ impl ListParts {
         self
     }
 
-    /// Sets the maximum number of parts of a page: 1 to the configured `list_page_max`, 1000 by
-    /// default.
-    pub fn limit(mut self, limit: usize) -> Self {
-        self.request.limit = limit;
-        self
-    }
-
-    /// Skips keys that can't be read because a file of the index is damaged, as
-    /// [`List::step_over_damage`](crate::List::step_over_damage).
-    pub fn step_over_damage(mut self) -> Self {
-        self.request.on_damage = OnDamage::StepOver;
-        self
-    }
+    page_setters!();
 
     /// Returns all parts as a stream that reads page by page, as
     /// [`List::stream`](crate::List::stream).

@@ -9,6 +9,7 @@ use futures::stream::BoxStream;
 use crate::engine::Engine;
 use crate::observe::{observed, operation_span};
 use crate::ops::pages::{ListedPage, default_limit, stream_pages};
+use crate::ops::setters::page_setters;
 
 impl Engine {
     /// Lists the objects whose keys begin with `prefix`, in the byte order of their keys.
@@ -60,6 +61,23 @@ impl Engine {
 /// # engine.close().await
 /// # }
 /// ```
+///
+/// A listing of a damaged index names the ranges that it can't read:
+///
+/// ```
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), cenotaph::Error> {
+/// # let directory = tempfile::tempdir().unwrap();
+/// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
+/// engine.put("a", "b").await?;
+/// let page = engine.list("").step_over_damage().await?;
+/// assert_eq!((page.entries.len(), page.unreadable.len()), (1, 0));
+/// for range in &page.unreadable {
+///     eprintln!("objects may be missing: {range}");
+/// }
+/// # engine.close().await
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a listing does nothing until it is awaited or streamed"]
 pub struct List {
@@ -101,37 +119,7 @@ impl List {
         self
     }
 
-    /// Sets the maximum number of entries of a page: 1 to the configured `list_page_max`, 1000 by
-    /// default.
-    pub fn limit(mut self, limit: usize) -> Self {
-        self.request.limit = limit;
-        self
-    }
-
-    /// Skips rows that can't be read because a file of the index is damaged.
-    ///
-    /// The page lacks the objects of these rows and names the ranges in
-    /// [`unreadable`](ListPage::unreadable). By default a listing fails at the first unreadable
-    /// row.
-    ///
-    /// ```
-    /// # #[tokio::main]
-    /// # async fn main() -> Result<(), cenotaph::Error> {
-    /// # let directory = tempfile::tempdir().unwrap();
-    /// # let engine = cenotaph::Engine::builder(directory.path()).open().await?;
-    /// engine.put("a", "b").await?;
-    /// let page = engine.list("").step_over_damage().await?;
-    /// assert_eq!((page.entries.len(), page.unreadable.len()), (1, 0));
-    /// for range in &page.unreadable {
-    ///     eprintln!("objects may be missing: {range}");
-    /// }
-    /// # engine.close().await
-    /// # }
-    /// ```
-    pub fn step_over_damage(mut self) -> Self {
-        self.request.on_damage = OnDamage::StepOver;
-        self
-    }
+    page_setters!();
 
     /// Returns all entries as a stream that reads page by page.
     ///

@@ -1,4 +1,4 @@
-//! Setters that several builders share: attributes and preconditions. They are macros, so that each
+//! Setters that several builders share: attributes, preconditions, pages. They are macros, so that each
 //! builder documents them as its own methods.
 
 /// Methods that set `self.attributes`.
@@ -103,4 +103,25 @@ macro_rules! precondition_setters {
     };
 }
 
-pub(crate) use {attributes_setters, precondition_setters};
+/// Methods that set `self.request` of a listing.
+macro_rules! page_setters {
+    () => {
+        /// Sets the maximum number of entries of a page: 1 to the configured `list_page_max`, 1000
+        /// by default.
+        pub fn limit(mut self, limit: usize) -> Self {
+            self.request.limit = limit;
+            self
+        }
+
+        /// Skips entries that can't be read because a file of the index is damaged.
+        ///
+        /// The page lacks these entries and names their ranges in `unreadable`. By default a
+        /// listing fails at the first unreadable entry.
+        pub fn step_over_damage(mut self) -> Self {
+            self.request.on_damage = cenotaph_storage::OnDamage::StepOver;
+            self
+        }
+    };
+}
+
+pub(crate) use {attributes_setters, page_setters, precondition_setters};
