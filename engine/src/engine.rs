@@ -36,7 +36,7 @@ pub struct Engine(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) parts: Parts,
-    turns: UpdateQueues,
+    update_queues: UpdateQueues,
 }
 
 /// Components of an engine.
@@ -71,8 +71,11 @@ pub struct Stats {
 
 impl Engine {
     pub(crate) fn assemble(parts: Parts) -> Self {
-        let turns = UpdateQueues::default();
-        Self(Arc::new(Inner { parts, turns }))
+        let update_queues = UpdateQueues::default();
+        Self(Arc::new(Inner {
+            parts,
+            update_queues,
+        }))
     }
 
     /// Settles the changes of dead owners, removes expired objects, deletes the orphans that are
@@ -212,8 +215,8 @@ impl Engine {
         &self.0.parts.namespaces
     }
 
-    pub(crate) fn turns(&self) -> &UpdateQueues {
-        &self.0.turns
+    pub(crate) fn update_queues(&self) -> &UpdateQueues {
+        &self.0.update_queues
     }
 
     pub(crate) fn env(&self) -> &Env {

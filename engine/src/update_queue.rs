@@ -5,7 +5,7 @@
 //! ------------------------------- -------------------------------------------------------------
 //! no queue                        try at once
 //! a queue, or an attempt failed   join it; wait for the turn up to a limit, then try regardless
-//! an attempt failed in its turn   other writes take no turns: back off, and keep the turn
+//! an attempt failed in its turn   other writes take no queues: back off, and keep the turn
 //! ```
 //!
 //! UpdateQueues are not a lock, and correctness does not depend on them: the precondition of each commit
@@ -32,7 +32,7 @@ struct Queue {
 
 /// Membership in a queue. Dropping it passes the turn to the next waiter.
 pub(crate) struct Waiter {
-    turns: UpdateQueues,
+    queues: UpdateQueues,
     id: ObjectId,
     queue: Arc<Semaphore>,
     turn: Option<OwnedSemaphorePermit>,
@@ -48,7 +48,7 @@ impl UpdateQueues {
         });
         queue.waiters += 1;
         Waiter {
-            turns: self.clone(),
+            queues: self.clone(),
             id: id.clone(),
             queue: Arc::clone(&queue.turn),
             turn: None,
@@ -73,7 +73,7 @@ impl Waiter {
     /// Waits for the turn, in the order of arrival, at most for `limit`.
     pub(crate) async fn wait(&mut self, env: &Env, limit: Duration) {
         if self.turn.is_none() {
-            // tokio's semaphore is fair, so the turns go round in the order of arrival.
+            // tokio's semaphore is fair, so the queues go round in the order of arrival.
             self.turn = env
                 .deadline(limit, Arc::clone(&self.queue).acquire_owned())
                 .await
@@ -89,7 +89,7 @@ impl Waiter {
 
 impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut queues = self.turns.queues();
+        let mut queues = self.queues.queues();
         if let Some(queue) = queues.get_mut(&self.id) {
             queue.waiters -= 1;
             // Without this the map would grow with every object ever updated.
@@ -110,10 +110,10 @@ mod tests {
     #[tokio::test]
     async fn turns_go_round_in_order_and_an_empty_queue_ends() {
         let env = Env::real().unwrap();
-        let turns = UpdateQueues::default();
+        let queues = UpdateQueues::default();
         let id = ObjectId::try_from("k").unwrap();
-        assert!(turns.join_existing(&id).is_none(), "there is no queue yet");
-        let [mut first, mut second, mut third] = [(); 3].map(|()| turns.join(&id));
+        assert!(queues.join_existing(&id).is_none(), "there is no queue yet");
+        let [mut first, mut second, mut third] = [(); 3].map(|()| queues.join(&id));
         first.wait(&env, PATIENCE).await;
         assert!(first.has_turn());
         second.wait(&env, MOMENT).await;
@@ -123,8 +123,8 @@ mod tests {
         futures::join!(waits, ends);
         assert!(third.has_turn());
         let other = ObjectId::try_from("other").unwrap();
-        assert!(turns.join_existing(&other).is_none());
+        assert!(queues.join_existing(&other).is_none());
         drop((second, third));
-        assert!(turns.queues().is_empty());
+        assert!(queues.queues().is_empty());
     }
 }

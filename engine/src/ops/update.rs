@@ -163,7 +163,7 @@ impl Engine {
         let attempts = self.config().limits.update_attempts.max(1);
         let mut attempt = 0;
         // An update without competitors takes no turn: only an existing queue is joined.
-        let mut place = self.turns().join_existing(&id);
+        let mut place = self.update_queues().join_existing(&id);
         self.wait_for_turn(place.as_mut()).await;
         loop {
             let (current, precondition) = self.read_for_update(&id).await?;
@@ -189,7 +189,7 @@ impl Engine {
                     match &place {
                         Some(place) if place.has_turn() => self.back_off(attempt).await,
                         Some(_) | None => {
-                            let place = place.get_or_insert_with(|| self.turns().join(&id));
+                            let place = place.get_or_insert_with(|| self.update_queues().join(&id));
                             self.wait_for_turn(Some(place)).await;
                         }
                     }
