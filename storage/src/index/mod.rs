@@ -16,11 +16,13 @@ use crate::types::{Error, ErrorKind, Result};
 pub mod contract;
 pub mod fjall;
 mod group_commit;
+mod payload_log;
 mod read_only;
 mod space;
 mod stall;
 mod step_over;
 
+pub use payload_log::LogUse;
 pub use read_only::{ReadOnlyIndex, read_only};
 pub use space::{SpaceStats, no_space};
 pub use stall::StallWatch;
@@ -416,6 +418,11 @@ pub trait Index: Send + Sync + 'static {
 
     /// Returns the space of the disk under the index, or `None` if it is unknown.
     fn space(&self) -> Option<SpaceStats> {
+        None
+    }
+
+    /// Returns the use of the payload log, or `None` if the index has none.
+    fn log_use(&self) -> Option<LogUse> {
         None
     }
 

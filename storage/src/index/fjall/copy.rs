@@ -11,6 +11,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::check::HIGH_WATER;
+use super::database::SEGMENTS;
 use super::creation::{self, FJALL_META_KEYSPACE, LOCK, corrupt};
 use super::journal::Journal;
 use super::journals::{self, Scanned, Verdict};
@@ -96,6 +97,13 @@ fn repair_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
             let file = PathBuf::from(format!("keyspaces/{id}/tables/{file}"));
             LostFile { table, file, why }
         }));
+    }
+    if let Some(&id) = keyspaces.get(SEGMENTS) {
+        // A read of a payload does not need the records of the segments, so their loss is none.
+        let repaired = repair::keyspace(&creation::keyspace(&database, id)).map_err(unreadable)?;
+        if let Err(flaw) = repaired {
+            return Err(unrepairable(&flaw, &database, &creation::database(dir)));
+        }
     }
     let own = creation::keyspace(&database, FJALL_META_KEYSPACE);
     let checked = manifest::flaws(&own, Depth::Whole).map_err(unreadable)?;

@@ -5,7 +5,9 @@
 //! {dir}/lock              locked while the index is open, shared by readers (`view.rs`);
 //!                         never renamed, never removed
 //! {dir}/store/record.json keyspaces and version marker of the database
+//! {dir}/store/record.new  an interrupted change of the record; ignored
 //! {dir}/store/database/   files of fjall
+//! {dir}/store/payloads/   segments of the payload log (`../payload_log/`)
 //! {dir}/store/high-water  lower bound of the journals' contents (`mark.rs`)
 //! {dir}/store/tails/      ends of journals that were cut off (`check.rs`)
 //! {dir}/store.creating/   an interrupted creation; the next open removes it
@@ -25,8 +27,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Table;
 use super::check::{self, Checked};
+use super::database::SEGMENTS;
 use super::reserve::RESERVE;
 use crate::directory_sync::sync_directory_at;
+use crate::index::payload_log::PAYLOADS;
 use crate::modes::Modes;
 use crate::types::{Error, ErrorKind, Result};
 
@@ -36,8 +40,11 @@ const CREATING: &str = "store.creating";
 const RECORD: &str = "record.json";
 const DATABASE: &str = "database";
 
-/// Version of [`Record`] that this build writes. It reads no other version.
-const RECORD_FORMAT: u32 = 1;
+/// Version of [`Record`] that this build writes: the store has a payload log.
+const RECORD_FORMAT: u32 = 2;
+/// Version of [`Record`] of stores without a payload log. An opening adds one.
+const RECORD_FORMAT_WITHOUT_LOG: u32 = 1;
+const NEW_RECORD: &str = "record.new";
 
 // Names of fjall's files, which are checked before fjall opens the directory.
 pub(super) const FJALL_MARKER: &str = "version";
@@ -56,6 +63,9 @@ pub(super) struct Record {
     /// Contents of fjall's version marker.
     fjall_marker: Vec<u8>,
     keyspaces: Keyspaces,
+    /// Random id of the payload log, in hexadecimal digits. Its segments carry it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    payload_log: Option<String>,
 }
 
 impl Record {
@@ -69,6 +79,25 @@ impl Record {
     /// Returns all keyspaces except fjall's own.
     pub(super) fn keyspaces(&self) -> &Keyspaces {
         &self.keyspaces
+    }
+
+    /// Returns the id of the payload log, or `None` if the store has none yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] if it is missing or damaged.
+    pub(super) fn log_id(&self) -> Result<Option<u128>> {
+        if self.format == RECORD_FORMAT_WITHOUT_LOG {
+            return Ok(None);
+        }
+        let id = self.payload_log.as_deref();
+        id.and_then(|id| u128::from_str_radix(id, 16).ok())
+            .map(Some)
+            .ok_or_else(|| corrupt("the record has no valid id of the payload log"))
+    }
+
+    fn expected_keyspaces(&self) -> impl Iterator<Item = &'static str> {
+        let log = (self.format != RECORD_FORMAT_WITHOUT_LOG).then_some(SEGMENTS);
+        Table::ALL.iter().map(|table| table.name()).chain(log)
     }
 }
 
@@ -189,13 +218,18 @@ pub(super) fn is_held_here(dir: &Path) -> bool {
 #[derive(Debug)]
 pub(super) struct Existing {
     pub(super) database: PathBuf,
+    /// Directory of the payload log, which may be absent.
+    pub(super) payloads: PathBuf,
+    /// Id of the payload log, or `None` for a store of an earlier build.
+    pub(super) log_id: Option<u128>,
     pub(super) keyspaces: Keyspaces,
     pub(super) checked: Checked,
 }
 
 /// Creates the store if it does not exist, checks it, and returns the path of its database.
 ///
-/// `build` creates a database at a path, closes it, and returns its keyspaces.
+/// `build` creates a database at a path, closes it, and returns its keyspaces. `log_id` becomes the
+/// id of the payload log of a new store.
 ///
 /// 1. remove an interrupted creation
 /// 2. build under a temporary name, write the record, set the modes, sync every file and directory
@@ -212,6 +246,7 @@ pub(super) fn create_or_check(
     dir: &Path,
     _lock: &Lock,
     modes: Modes,
+    log_id: u128,
     build: impl FnOnce(&Path) -> Result<Keyspaces>,
 ) -> Result<Existing> {
     let store = store(dir);
@@ -226,7 +261,7 @@ pub(super) fn create_or_check(
         // Removed on failure, because a half-built database would take space on a possibly full
         // disk.
         let built = build(&creating.join(DATABASE))
-            .and_then(|keyspaces| write_record(&creating, keyspaces));
+            .and_then(|keyspaces| write_record(&creating, keyspaces, log_id));
         if let Err(error) = built {
             drop(fs::remove_dir_all(&creating));
             return Err(error);
@@ -243,6 +278,8 @@ pub(super) fn create_or_check(
     let checked = check::before_open(&store, &database, &record.directories(), modes)?;
     Ok(Existing {
         database,
+        payloads: store.join(PAYLOADS),
+        log_id: record.log_id()?,
         keyspaces: record.keyspaces,
         checked,
     })
@@ -259,6 +296,34 @@ pub(super) fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
     check_tables(&record)?;
     check_database(&database, &record)?;
     Ok((database, record))
+}
+
+/// Adds the payload log to the record of a store that was created without it. `keyspaces` are all
+/// keyspaces of the database.
+///
+/// fjall creates the keyspace before. A crash in between leaves a keyspace that the record does not
+/// name, which `check_database` accepts; the next opening uses it.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] if the file system fails.
+pub(super) fn add_log(dir: &Path, keyspaces: Keyspaces, log_id: u128, modes: Modes) -> Result<()> {
+    let store = store(dir);
+    let path = store.join(NEW_RECORD);
+    let json = encoded_record(&store, keyspaces, log_id)?;
+    let write = || {
+        let mut file = modes
+            .file_options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path)?;
+        file.write_all(&json)?;
+        file.sync_all()?;
+        // The rename replaces the record in one step.
+        fs::rename(&path, store.join(RECORD))?;
+        sync_directory_at(&store)
+    };
+    write().map_err(|error| unavailable("write", &path, error))
 }
 
 /// Returns the path of the database, and the name and number of each keyspace. Changes no file.
@@ -320,19 +385,24 @@ pub(super) fn is_index(dir: &Path) -> Result<bool> {
     exists(&dir.join(STORE).join(RECORD))
 }
 
-fn write_record(store: &Path, keyspaces: Keyspaces) -> Result<()> {
+fn write_record(store: &Path, keyspaces: Keyspaces, log_id: u128) -> Result<()> {
+    let path = store.join(RECORD);
+    fs::write(&path, encoded_record(store, keyspaces, log_id)?)
+        .map_err(|error| unavailable("write", &path, error))
+}
+
+fn encoded_record(store: &Path, keyspaces: Keyspaces, log_id: u128) -> Result<Vec<u8>> {
     let marker = store.join(DATABASE).join(FJALL_MARKER);
     let fjall_marker = fs::read(&marker).map_err(|error| unavailable("read", &marker, error))?;
     let record = Record {
         format: RECORD_FORMAT,
         fjall_marker,
         keyspaces,
+        payload_log: Some(format!("{log_id:032x}")),
     };
-    let json = serde_json::to_vec_pretty(&record).map_err(|error| {
+    serde_json::to_vec_pretty(&record).map_err(|error| {
         Error::new(ErrorKind::Invalid, "open", "the record can't be encoded").with_source(error)
-    })?;
-    let path = store.join(RECORD);
-    fs::write(&path, json).map_err(|error| unavailable("write", &path, error))
+    })
 }
 
 fn read_record(path: &Path) -> Result<Record> {
@@ -342,9 +412,9 @@ fn read_record(path: &Path) -> Result<Record> {
     let json = fs::read(path).map_err(|error| unavailable("read", path, error))?;
     // The format is read first, because a record of another version may have other fields.
     let RecordFormat { format } = serde_json::from_slice(&json).map_err(damaged)?;
-    if format != RECORD_FORMAT {
+    if !(RECORD_FORMAT_WITHOUT_LOG..=RECORD_FORMAT).contains(&format) {
         let message = format!(
-            "this build knows format {RECORD_FORMAT}: format={format} path={}",
+            "this build knows formats up to {RECORD_FORMAT}: format={format} path={}",
             path.display()
         );
         return Err(Error::new(ErrorKind::UnknownFormat, "open", message));
@@ -353,16 +423,15 @@ fn read_record(path: &Path) -> Result<Record> {
 }
 
 fn check_tables(record: &Record) -> Result<()> {
-    let missing = Table::ALL
-        .iter()
-        .find(|table| !record.keyspaces.contains_key(table.name()));
+    let missing = record
+        .expected_keyspaces()
+        .find(|&name| !record.keyspaces.contains_key(name));
     match missing {
-        Some(table) => Err(corrupt(format!(
-            "the record lacks a keyspace: keyspace={}",
-            table.name()
+        Some(name) => Err(corrupt(format!(
+            "the record lacks a keyspace: keyspace={name}"
         ))),
-        // No table is missing, so that any further keyspace is unknown.
-        None if record.keyspaces.len() > Table::ALL.len() => {
+        // No keyspace is missing, so that any further keyspace is unknown.
+        None if record.keyspaces.len() > record.expected_keyspaces().count() => {
             Err(corrupt("the record has an unknown keyspace"))
         }
         None => Ok(()),
@@ -414,6 +483,8 @@ fn check_database(database: &Path, record: &Record) -> Result<()> {
             return Err(corrupt(message));
         }
     }
+    let last = record.keyspaces.values().copied().max().unwrap_or_default();
+    let mut interrupted = record.format == RECORD_FORMAT_WITHOUT_LOG;
     names(&keyspaces)?
         .into_iter()
         .filter(|name| !expected.contains_key(name))
@@ -423,7 +494,12 @@ fn check_database(database: &Path, record: &Record) -> Result<()> {
             if !path.is_dir() {
                 return Ok(());
             }
-            if name.parse::<u64>().is_ok() {
+            if let Ok(id) = name.parse::<u64>() {
+                // A crash has interrupted `add_log`.
+                if interrupted && id > last {
+                    interrupted = false;
+                    return Ok(());
+                }
                 return Err(corrupt(format!(
                     "unknown keyspace: path={}",
                     path.display()

@@ -28,10 +28,17 @@ pub(super) struct Tables {
     sessions: Keyspace,
     expiry: Keyspace,
     meta: Keyspace,
+    segments: Keyspace,
 }
 
+/// Name of the keyspace with the records of the payload log.
+pub(super) const SEGMENTS: &str = "segments";
+
 impl Tables {
-    fn open(mut keyspace: impl FnMut(Table) -> Result<Keyspace>) -> Result<Self> {
+    fn open(
+        mut keyspace: impl FnMut(Table) -> Result<Keyspace>,
+        segments: impl FnOnce() -> Result<Keyspace>,
+    ) -> Result<Self> {
         Ok(Self {
             rows: keyspace(Table::Rows)?,
             payloads: keyspace(Table::Payloads)?,
@@ -40,7 +47,35 @@ impl Tables {
             sessions: keyspace(Table::Uploads)?,
             expiry: keyspace(Table::Expiry)?,
             meta: keyspace(Table::Meta)?,
+            // Last: the numbers of the other keyspaces are those of earlier builds.
+            segments: segments()?,
         })
+    }
+
+    /// Returns the keyspace with the records of the payload log.
+    pub(super) fn segments(&self) -> &Keyspace {
+        &self.segments
+    }
+
+    /// Returns every keyspace.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Keyspace> {
+        Table::ALL
+            .into_iter()
+            .map(|table| self.of(table))
+            .chain([&self.segments])
+    }
+
+    /// Returns the name and the number of the directory of each keyspace.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] if a directory has no number.
+    pub(super) fn keyspaces(&self) -> Result<Keyspaces> {
+        Table::ALL
+            .iter()
+            .map(|&table| (table.name(), self.of(table)))
+            .chain([(SEGMENTS, &self.segments)])
+            .map(|(name, keyspace)| Ok((name.to_owned(), directory_id(keyspace)?)))
+            .collect()
     }
 
     pub(super) fn of(&self, table: Table) -> &Keyspace {
@@ -59,11 +94,11 @@ impl Tables {
 /// Creates a database with every keyspace, and closes it. Returns the number of each keyspace.
 pub(super) fn build(path: &Path, options: &FjallOptions) -> Result<Keyspaces> {
     let database = open_database(path, options, options.worker_threads)?;
-    let tables = Tables::open(|table| keyspace(&database, table))?;
-    Table::ALL
-        .iter()
-        .map(|&table| Ok((table.name().to_owned(), directory_id(tables.of(table))?)))
-        .collect()
+    let tables = Tables::open(
+        |table| keyspace(&database, table),
+        || segments_keyspace(&database),
+    );
+    tables?.keyspaces()
 }
 
 /// Opens a database that has passed the check, and compares its keyspaces with the expected ones.
@@ -76,7 +111,7 @@ pub(super) fn open(
     expected: &Keyspaces,
 ) -> Result<(Tables, Database)> {
     let database = open_database(path, options, workers)?;
-    let tables = Tables::open(|table| {
+    let opened = |table: Table| {
         // `Database::keyspace` would create a lost keyspace as an empty one.
         if !database.keyspace_exists(table.name()) {
             let message = format!("keyspace missing in fjall: keyspace={}", table.name());
@@ -91,11 +126,30 @@ pub(super) fn open(
             return Err(Error::new(ErrorKind::Corrupt, "open", message));
         }
         Ok(keyspace)
-    })?;
+    };
+    let segments = || {
+        // Created in a store of an earlier build. The caller adds it to the record.
+        let segments = segments_keyspace(&database)?;
+        match expected.get(SEGMENTS) {
+            Some(expected) if *expected != directory_id(&segments)? => {
+                let message = "the keyspace of the payload log is not the one in the record";
+                Err(Error::new(ErrorKind::Corrupt, "open", message))
+            }
+            Some(_) | None => Ok(segments),
+        }
+    };
+    let tables = Tables::open(opened, segments)?;
     Ok((tables, database))
 }
 
-fn open_database(path: &Path, options: &FjallOptions, workers: usize) -> Result<Database> {
+fn segments_keyspace(database: &Database) -> Result<Keyspace> {
+    let options = || KeyspaceCreateOptions::default().manual_journal_persist(true);
+    database
+        .keyspace(SEGMENTS, options)
+        .map_err(|error| failed("open", error))
+}
+
+pub(super) fn open_database(path: &Path, options: &FjallOptions, workers: usize) -> Result<Database> {
     let builder = Database::builder(path)
         .cache_size(options.cache_bytes)
         .max_journaling_size(options.journal_bytes_max)

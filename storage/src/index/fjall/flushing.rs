@@ -1,7 +1,7 @@
 //! Flushes on demand, for tests of files.
 
 use super::failure::failed;
-use super::{FjallIndex, Table};
+use super::FjallIndex;
 use crate::types::Result;
 
 impl FjallIndex {
@@ -12,10 +12,8 @@ impl FjallIndex {
     /// As a commit.
     pub fn flush(&self) -> Result<()> {
         let store = self.slot.store()?;
-        for table in Table::ALL {
-            store
-                .tables
-                .of(table)
+        for keyspace in store.tables.all() {
+            keyspace
                 .rotate_memtable_and_wait()
                 .map_err(|error| failed("flush", error))?;
         }

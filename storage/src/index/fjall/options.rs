@@ -31,6 +31,13 @@ pub struct FjallOptions {
     /// The index remembers it in memory, so that later scans skip it. 200 by default; 0 remembers
     /// every step.
     pub slow_step_us: u64,
+    /// Size at which a segment of the payload log is full, in bytes, from 1 MiB to 1 GiB. 64 MiB by
+    /// default. A larger payload has a segment of its own.
+    pub segment_bytes: u64,
+    /// Bytes per second that a collection of the payload log copies while other batches are
+    /// committed, at least 1 MiB. 32 MiB by default. A collection copies faster if no batches are
+    /// committed, or if more than half of the log is dead.
+    pub collect_bytes_per_second: u64,
     /// Permission bits of the data directory, the directory of the index and all files in it at
     /// their creation. Files that fjall creates later have the permissions of the umask, and are
     /// protected by the directories above them.
@@ -46,6 +53,8 @@ impl Default for FjallOptions {
             commit_deadline_ms: 30_000,
             reserve_bytes: 16 * MIB,
             slow_step_us: 200,
+            segment_bytes: 64 * MIB,
+            collect_bytes_per_second: 32 * MIB,
             modes: Modes::default(),
         }
     }
@@ -75,6 +84,16 @@ impl FjallOptions {
             format!(
                 "reserve_bytes must be at most 1 GiB: reserve_bytes={}",
                 self.reserve_bytes
+            )
+        } else if !(MIB..=1024 * MIB).contains(&self.segment_bytes) {
+            format!(
+                "segment_bytes must be from 1 MiB to 1 GiB: segment_bytes={}",
+                self.segment_bytes
+            )
+        } else if self.collect_bytes_per_second < MIB {
+            format!(
+                "collect_bytes_per_second must be at least 1 MiB: collect_bytes_per_second={}",
+                self.collect_bytes_per_second
             )
         } else {
             return self.modes.check("index.modes");

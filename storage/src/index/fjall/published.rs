@@ -24,9 +24,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use fjall::{Database, Snapshot};
 
+use crate::index::payload_log::Segments;
+
 /// State of the index after a commit.
 pub(super) struct State {
     pub(super) snapshot: Snapshot,
+    /// Segments that the pointers of the snapshot name. Their files exist as long as the state.
+    pub(super) segments: Arc<Segments>,
     /// Number of commits since the open.
     pub(super) commit: u64,
 }
@@ -36,9 +40,10 @@ pub(super) struct Published(RwLock<Arc<State>>);
 
 impl Published {
     /// Publishes the state of a new database, before its first commit.
-    pub(super) fn new(database: &Database) -> Self {
+    pub(super) fn new(database: &Database, segments: Arc<Segments>) -> Self {
         Self(RwLock::new(Arc::new(State {
             snapshot: database.snapshot(),
+            segments,
             commit: 0,
         })))
     }
@@ -50,9 +55,10 @@ impl Published {
 
     /// Publishes the current state, after this commit. Only the commit thread may call this method,
     /// and only between two commits.
-    pub(super) fn advance(&self, database: &Database, commit: u64) {
+    pub(super) fn advance(&self, database: &Database, commit: u64, segments: Arc<Segments>) {
         let next = Arc::new(State {
             snapshot: database.snapshot(),
+            segments,
             commit,
         });
         let last = std::mem::replace(

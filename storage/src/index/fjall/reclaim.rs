@@ -163,7 +163,7 @@ pub(super) fn compacting(store: &Store) -> u64 {
 }
 
 /// Creates a batch without effect: it removes a key that never exists.
-fn noop_batch() -> Batch {
+pub(super) fn noop_batch() -> Batch {
     let mut batch = Batch::new();
     batch.remove(Table::Changes, vec![0]);
     batch
@@ -172,16 +172,16 @@ fn noop_batch() -> Batch {
 /// Flushes all memtables, and waits for the end of the flush.
 fn flush(store: &Store, space: &Space) -> Result<()> {
     space.make_way_for_flush(store.database.write_buffer_size())?;
-    for table in Table::ALL {
-        let keyspace = store.tables.of(table);
+    for keyspace in store.tables.all() {
         keyspace
             .rotate_memtable()
             .map_err(|error| failed("flush", error))?;
     }
     for _ in 0..FLUSH_PAUSES_MAX {
-        if Table::ALL
-            .into_iter()
-            .all(|table| store.tables.of(table).sealed_memtable_count() == 0)
+        if store
+            .tables
+            .all()
+            .all(|keyspace| keyspace.sealed_memtable_count() == 0)
         {
             return Ok(());
         }

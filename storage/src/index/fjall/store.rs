@@ -20,6 +20,7 @@ use super::space::Space;
 use super::view::Held;
 use super::walk::Walker;
 use crate::env::Env;
+use crate::index::payload_log::{POINTER_BYTES, PayloadLog, Pointer};
 use crate::index::{KEY_BYTES_MAX, Range, Table};
 use crate::types::{Error, ErrorKind, Result};
 
@@ -53,8 +54,17 @@ pub(super) struct Opened {
     pub(super) tables: Tables,
     pub(super) database: Database,
     pub(super) marker: Option<Arc<Marker>>,
+    pub(super) log: Arc<PayloadLog>,
     pub(super) held: Held,
     pub(super) space: Arc<Space>,
+}
+
+/// Value that was read without a wait for the disk.
+pub(super) enum Resident {
+    /// The value, or `None` if the key is absent.
+    Value(Option<Bytes>),
+    /// Part of the value is not in memory.
+    OnDisk,
 }
 
 /// All handles of fjall, and the lock.
@@ -66,6 +76,7 @@ pub(super) struct Store {
     pub(super) slow_step: Duration,
     pub(super) tables: Tables,
     pub(super) database: Database,
+    pub(super) log: Arc<PayloadLog>,
     pub(super) marker: Option<Arc<Marker>>,
     pub(super) _last_mark: LastMark,
     pub(super) _held: Held,
@@ -86,6 +97,71 @@ impl Gone {
 
 impl Store {
     pub(super) fn get(
+        &self,
+        env: &Env,
+        state: &State,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<Bytes>> {
+        let stored = self.get_stored(env, state, table, key)?;
+        stored
+            .map(|stored| self.resolve(state, table, key, stored))
+            .transpose()
+    }
+
+    /// Reads a payload unless it is on the disk.
+    pub(super) fn get_resident(&self, env: &Env, state: &State, key: &[u8]) -> Result<Resident> {
+        // Stores of earlier builds hold large values in blob files, which only the disk has.
+        if self.tables.of(Table::Payloads).blob_file_count() > 0 {
+            return Ok(Resident::OnDisk);
+        }
+        let Some(stored) = self.get_stored(env, state, Table::Payloads, key)? else {
+            return Ok(Resident::Value(None));
+        };
+        let Some(pointer) = Pointer::decode(&stored) else {
+            return Ok(Resident::Value(Some(stored)));
+        };
+        let segment = self.log.segment(&state.segments, &pointer)?;
+        let value = segment.read_resident(&pointer, key)?;
+        Ok(value.map_or(Resident::OnDisk, |value| Resident::Value(Some(value))))
+    }
+
+    /// Returns the value of a key that has this value in fjall.
+    pub(super) fn resolve(
+        &self,
+        state: &State,
+        table: Table,
+        key: &[u8],
+        stored: Bytes,
+    ) -> Result<Bytes> {
+        match Pointer::decode(&stored) {
+            Some(pointer) if table == Table::Payloads => self
+                .log
+                .segment(&state.segments, &pointer)?
+                .read(&pointer, key),
+            Some(_) | None => Ok(stored),
+        }
+    }
+
+    /// Returns the pointer of a payload, or `None` if the key is absent or its value is in fjall.
+    pub(super) fn pointer(&self, env: &Env, state: &State, key: &[u8]) -> Result<Option<Pointer>> {
+        // A value of an earlier build is not read: it may have a megabyte.
+        let is_pointer_sized = caught("get", || {
+            let bytes = state
+                .snapshot
+                .size_of(self.tables.of(Table::Payloads), key)
+                .map_err(|error| failed("get", error))?;
+            Ok(bytes.is_some_and(|bytes| bytes as usize == POINTER_BYTES))
+        })?;
+        if !is_pointer_sized {
+            return Ok(None);
+        }
+        let stored = self.get_stored(env, state, Table::Payloads, key)?;
+        Ok(stored.and_then(|stored| Pointer::decode(&stored)))
+    }
+
+    /// Returns the value that a key has in fjall.
+    fn get_stored(
         &self,
         env: &Env,
         state: &State,
@@ -135,7 +211,7 @@ impl Store {
             end: Bound::Included(key),
             limit: 1,
         };
-        let page = walker.scan(table, only).map_err(|_| error)?;
+        let page = walker.scan_stored(table, only).map_err(|_| error)?;
         tracing::warn!(
             table = table.name(),
             "damaged filter in the index: the key was read without it"

@@ -17,10 +17,14 @@ pub(super) struct OnDisk {
 
 impl OnDisk {
     pub(super) fn new() -> Self {
+        Self::with(FjallOptions::default())
+    }
+
+    pub(super) fn with(options: FjallOptions) -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             opened: Mutex::default(),
-            options: FjallOptions::default(),
+            options,
         }
     }
 
@@ -325,7 +329,7 @@ async fn interrupted_creation_is_started_again() {
 #[tokio::test]
 async fn keyspace_without_its_current_file_is_refused() {
     let on_disk = OnDisk::used();
-    for id in 0..=Table::ALL.len() {
+    for id in 0..=Table::ALL.len() + 1 {
         let current = on_disk
             .store()
             .join(format!("database/keyspaces/{id}/current"));
@@ -333,10 +337,10 @@ async fn keyspace_without_its_current_file_is_refused() {
         fs::remove_file(&current).unwrap();
         let (kind, message) = on_disk.refused();
         assert_eq!(kind, ErrorKind::Corrupt);
-        let name = if id == 0 {
-            "fjall's own"
-        } else {
-            Table::ALL[id - 1].name()
+        let name = match id {
+            0 => "fjall's own",
+            id if id > Table::ALL.len() => database::SEGMENTS,
+            id => Table::ALL[id - 1].name(),
         };
         assert!(message.contains(&format!("keyspace={name}")), "{message}");
         fs::write(&current, bytes).unwrap();
@@ -404,9 +408,9 @@ async fn foreign_directory_is_refused() {
 #[tokio::test]
 async fn unknown_or_damaged_record_is_refused() {
     let on_disk = OnDisk::used();
-    on_disk.rewrite_record("\"format\": 1", "\"format\": 2");
+    on_disk.rewrite_record("\"format\": 2", "\"format\": 3");
     assert_eq!(on_disk.refused().0, ErrorKind::UnknownFormat);
-    on_disk.rewrite_record("\"format\": 2", "\"format\": 1");
+    on_disk.rewrite_record("\"format\": 3", "\"format\": 2");
     on_disk.rewrite_record("\"orphans\"", "\"others\"");
     assert_eq!(on_disk.refused().0, ErrorKind::Corrupt);
     on_disk.rewrite_record("\"others\"", "\"orphans\"");

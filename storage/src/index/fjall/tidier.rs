@@ -25,6 +25,7 @@ use crate::types::{Error, ErrorKind, Result};
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reclaims the disk space of removed keys, and rebuilds the reserve.
+#[derive(Clone)]
 pub(super) struct Tidier {
     pub(super) slot: Slot,
     pub(super) committer: Arc<Committer>,

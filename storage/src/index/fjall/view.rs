@@ -29,8 +29,9 @@ use super::check::{self, Inspected};
 use super::creation::{self, Lock, unavailable};
 use super::journal::copy_intact;
 use super::space::Space;
-use super::{FjallIndex, FjallOptions, Opened, database, journals};
+use super::{FjallIndex, FjallOptions, Opened, database, journals, payloads};
 use crate::env::Env;
+use crate::index::payload_log::{Access, Opening, PAYLOADS};
 use crate::modes::Modes;
 use crate::types::{Error, ErrorKind, Result};
 
@@ -74,6 +75,17 @@ impl FjallIndex {
         })?;
         // 0 workers: fjall neither flushes nor compacts.
         let (tables, database) = database::open(&view.path, &options, 0, record.keyspaces())?;
+        // The segments are read where they are: no engine changes them while the lock is held.
+        let log = payloads::open_log(
+            &tables,
+            Opening {
+                id: record.log_id()?.unwrap_or_default(),
+                dir: creation::store(dir).join(PAYLOADS),
+                modes: options.modes,
+                segment_bytes: options.segment_bytes,
+                access: Access::Read,
+            },
+        )?;
         let space = Arc::new(Space::open(&view.path, env.clone(), 0, Modes::default()));
         let held = Held {
             _view: Some(view),
@@ -86,6 +98,7 @@ impl FjallIndex {
                 tables,
                 database,
                 marker: None,
+                log,
                 held,
                 space,
             },

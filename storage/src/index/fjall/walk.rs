@@ -24,6 +24,18 @@ pub(super) struct Walker<'a> {
 impl Walker<'_> {
     /// Returns a page of entries.
     pub(super) fn scan(&self, table: Table, range: Range) -> Result<Page> {
+        let mut page = self.scan_stored(table, range)?;
+        if table == Table::Payloads {
+            for (key, value) in &mut page {
+                let stored = std::mem::take(value);
+                *value = self.store.resolve(self.state, table, key, stored)?;
+            }
+        }
+        Ok(page)
+    }
+
+    /// Returns a page of entries with the values that fjall has, which may be pointers.
+    pub(super) fn scan_stored(&self, table: Table, range: Range) -> Result<Page> {
         self.walk("scan", table, range, |entry| {
             let (key, value) = entry.into_inner()?;
             let key = Bytes::from(key);

@@ -1,0 +1,31 @@
+//! Bound on the open files of a payload log.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::segment::Segment;
+
+/// Maximal number of segments that are open for reads at once.
+const OPEN_MAX: usize = 256;
+
+/// Segments with an open file, in the order in which the files were opened.
+#[derive(Debug, Default)]
+pub(crate) struct OpenFiles(Mutex<VecDeque<Weak<Segment>>>);
+
+impl OpenFiles {
+    /// Records an opened segment, and closes the one that was opened first if too many are open.
+    pub(super) fn opened(&self, segment: &Arc<Segment>) {
+        let mut opened = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        opened.push_back(Arc::downgrade(segment));
+        let first = if opened.len() > OPEN_MAX {
+            opened.pop_front()
+        } else {
+            None
+        };
+        // A file is closed without the lock, because the close may take time.
+        drop(opened);
+        if let Some(segment) = first.and_then(|first| first.upgrade()) {
+            segment.close();
+        }
+    }
+}
