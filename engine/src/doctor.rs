@@ -2,17 +2,20 @@
 
 use std::path::Path;
 
-use cenotaph_storage::index::fjall::doctor as index;
+use bytes::Bytes;
+use cenotaph_storage::index::fjall::doctor::{self as index, NamedRow};
 pub use cenotaph_storage::index::fjall::doctor::{
     Condition, Diagnosis, JournalSeen, Problem, WayOut,
 };
 
-use crate::Result;
+use cenotaph_storage::records::Row;
+
+use crate::{ObjectId, Result};
 
 /// Examines the index of the store in the data directory `data`. Changes nothing.
 ///
-/// Reads the manifests, every table and blob file of the index completely, the high-water mark and
-/// all journals. For each problem, the diagnosis names the file, the damage, and the loss that each
+/// Reads the manifests, every table and blob file of the index completely, the high-water mark, all
+/// journals, and all payloads of the payload log. For each problem, the diagnosis names the file, the damage, and the loss that each
 /// way out entails. The blob tier with the large objects is not examined; see
 /// [`Engine::scrub`](crate::Engine::scrub). No engine can open the store during the examination.
 ///
@@ -39,5 +42,15 @@ use crate::Result;
 /// # Ok(()) }
 /// ```
 pub fn examine(data: impl AsRef<Path>) -> Result<Diagnosis> {
-    index::examine(&data.as_ref().join("index"))
+    index::examine(&data.as_ref().join("index"), &named_row)
+}
+
+/// Decodes a row of the index.
+fn named_row(key: &[u8], value: Bytes) -> Option<NamedRow> {
+    let object = ObjectId::decode(&Bytes::copy_from_slice(key)).ok()?;
+    let row = Row::decode(&value).ok()?;
+    Some(NamedRow {
+        object: object.to_string().escape_debug().to_string(),
+        payloads: row.belongings(),
+    })
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use cenotaph_actors::{ActorStats, Namespaces, Tiered};
-use cenotaph_storage::index::{Index, IndexStats, SpaceStats};
+use cenotaph_storage::index::{Index, IndexStats, PayloadLogStats, SpaceStats};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, ReadStats, ReadUse, Reads, Result};
 
 use crate::config::Config;
@@ -61,6 +61,8 @@ pub struct Stats {
     /// Disk space of the index: free, needed, and held in reserve, in bytes. `None` if the index
     /// does not report its space.
     pub space: Option<SpaceStats>,
+    /// Payload log of the index, or `None` if the index has none.
+    pub payload_log: Option<PayloadLogStats>,
     /// Statistics of the actors: unsettled changes, settled orphans, restarts.
     pub actors: ActorStats,
     /// Statistics of the reads: missing blobs, corrupt blocks.
@@ -135,6 +137,7 @@ impl Engine {
             epoch: self.0.parts.epoch,
             index: self.0.parts.index.stats(),
             space: self.0.parts.index.space(),
+            payload_log: self.0.parts.index.payload_log(),
             actors: self.0.parts.tiered.stats().await?,
             reads: self.0.parts.reads.stats(),
             reading: self.0.parts.reads.usage(),

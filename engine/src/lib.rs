@@ -104,7 +104,9 @@ pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;
 pub use cenotaph_storage::blobs::{BlobOptions, object_of_blob};
 pub use cenotaph_storage::decide::{Deleted, Precondition, PutResult, WriteOutcome};
 pub use cenotaph_storage::index::fjall::FjallOptions;
-pub use cenotaph_storage::index::{Index, IndexStats, SpaceStats, Table, UnreadableRange};
+pub use cenotaph_storage::index::{
+    CollectionStats, Index, IndexStats, PayloadLogStats, SpaceStats, Table, UnreadableRange,
+};
 pub use cenotaph_storage::records::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };

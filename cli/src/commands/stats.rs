@@ -1,6 +1,6 @@
 //! `stats`: prints the contents of the store and the counters of the engine.
 
-use cenotaph::{ErrorKind, SpaceStats, Stats, Timestamp, Usage};
+use cenotaph::{ErrorKind, PayloadLogStats, SpaceStats, Stats, Timestamp, Usage};
 use serde_json::json;
 
 use crate::args::StatsArgs;
@@ -141,13 +141,26 @@ fn in_json(stats: &Stats) -> serde_json::Value {
         "disk_needed_bytes": stats.space.map(|space| space.needed_bytes),
         "disk_reserve_bytes": stats.space.map(|space| space.reserve_bytes),
         "disk_is_low": stats.space.map(|space| space.is_low),
+        "log_segments": stats.payload_log.map(|log| log.segments),
+        "log_live_bytes": stats.payload_log.map(|log| log.live_bytes),
+        "log_dead_bytes": stats.payload_log.map(|log| log.dead_bytes),
+        "log_total_bytes": stats.payload_log.map(|log| log.total_bytes()),
+        "log_last_collection": stats.payload_log.and_then(|log| log.last_collection).map(
+            |collection| {
+                serde_json::json!({
+                    "ended_ms": collection.ended.as_millis(),
+                    "freed_bytes": collection.freed_bytes,
+                    "copied_bytes": collection.copied_bytes,
+                })
+            },
+        ),
         "missing_blobs": reads.missing_blobs,
         "corrupt_blocks": reads.corrupt_blocks,
     })
 }
 
 /// Returns the rows of the engine's counters for people.
-fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
+fn in_rows(stats: &Stats) -> [(&'static str, String); 20] {
     let actors = &stats.actors;
     let of_disk = |bytes: fn(&SpaceStats) -> u64| {
         stats
@@ -155,6 +168,13 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
             .as_ref()
             .map_or_else(|| "-".to_owned(), |space| human::grouped(bytes(space)))
     };
+    let of_log = |bytes: fn(&PayloadLogStats) -> u64| {
+        stats
+            .payload_log
+            .as_ref()
+            .map_or_else(|| "-".to_owned(), |log| human::grouped(bytes(log)))
+    };
+    let last_collection = stats.payload_log.and_then(|log| log.last_collection);
     let is_low = stats.space.is_some_and(|space| space.is_low);
     [
         ("epoch", human::grouped(stats.epoch.get())),
@@ -188,6 +208,24 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 15] {
                 "ok"
             }
             .to_owned(),
+        ),
+        ("payload log, bytes in use", of_log(|log| log.live_bytes)),
+        ("  no longer in use", of_log(|log| log.dead_bytes)),
+        ("  total", of_log(PayloadLogStats::total_bytes)),
+        ("  segments", of_log(|log| log.segments)),
+        (
+            "  last collection",
+            last_collection.map_or_else(
+                || "-".to_owned(),
+                |collection| {
+                    format!(
+                        "{}, {} bytes freed, {} copied",
+                        moment(Some(collection.ended)),
+                        human::grouped(collection.freed_bytes),
+                        human::grouped(collection.copied_bytes)
+                    )
+                },
+            ),
         ),
     ]
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{
-    Batch, CommitError, Completion, Index, IndexStats, Snapshot, SpaceStats, Table,
+    Batch, CommitError, Completion, Index, IndexStats, PayloadLogStats, Snapshot, SpaceStats, Table,
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::last_versions_prefix;
@@ -158,6 +158,10 @@ impl Index for MutantIndex {
 
     fn space(&self) -> Option<SpaceStats> {
         self.inner.space()
+    }
+
+    fn payload_log(&self) -> Option<PayloadLogStats> {
+        self.inner.payload_log()
     }
 
     fn close(&self) -> BoxFuture<'static, Result<()>> {

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::group_commit::{Committer, CommitterOptions, Ended};
-use super::payload_log::{Access, HeadKind, LogUse, LogWriter, Opening};
+use super::payload_log::{Access, HeadKind, LogWriter, Opening, PayloadLogStats};
 use super::{
     Batch, CommitError, Completion, Index, IndexStats, KEY_BYTES_MAX, Page, Range, Snapshot,
     SpaceStats, Table,
@@ -62,6 +62,8 @@ mod sink;
 mod space;
 mod store;
 mod tidier;
+#[cfg(any(test, feature = "contract"))]
+mod unlogged;
 mod view;
 mod walk;
 
@@ -167,7 +169,7 @@ impl FjallIndex {
                 id: existing.log_id.unwrap_or(new_id),
                 dir: existing.payloads.clone(),
                 modes: options.modes,
-                segment_bytes: options.segment_bytes,
+                segment_bytes: space.segment_bytes(options.segment_bytes),
                 access,
             },
         )?;
@@ -227,11 +229,11 @@ impl FjallIndex {
             store: store.clone(),
             env: env.clone(),
             space: space.clone(),
-            writer: LogWriter::new(log.clone(), HeadKind::Written),
+            writer: LogWriter::new(log, HeadKind::Written),
         };
         let committer = Arc::new(Committer::start(&env, committer_options, sink)?);
         let slot = Slot(Arc::new(RwLock::new(Some(store))));
-        let collector = Arc::new(Collector::new(log, options.collect_bytes_per_second));
+        let collector = Arc::new(Collector::new(options.collect_bytes_per_second));
         Ok(Self {
             env,
             collector,
@@ -335,8 +337,8 @@ impl Index for FjallIndex {
         Some(self.space.stats(store.database.write_buffer_size()))
     }
 
-    fn log_use(&self) -> Option<LogUse> {
-        Some(self.slot.store().ok()?.log.lock().table.usage())
+    fn payload_log(&self) -> Option<PayloadLogStats> {
+        Some(self.slot.store().ok()?.log.stats())
     }
 
     fn poisoned(&self) -> Option<Error> {
@@ -359,6 +361,9 @@ impl Index for FjallIndex {
         Box::pin(async move {
             env.blocking(move || {
                 let ended = committer.wait();
+                if let Ok(store) = slot.store() {
+                    store.log.delete_retired();
+                }
                 slot.clear();
                 match ended {
                     Ended::Joined => gone.wait(),

@@ -22,7 +22,7 @@ mod space;
 mod stall;
 mod step_over;
 
-pub use payload_log::LogUse;
+pub use payload_log::{CollectionStats, PayloadLogStats};
 pub use read_only::{ReadOnlyIndex, read_only};
 pub use space::{SpaceStats, no_space};
 pub use stall::StallWatch;
@@ -421,8 +421,8 @@ pub trait Index: Send + Sync + 'static {
         None
     }
 
-    /// Returns the use of the payload log, or `None` if the index has none.
-    fn log_use(&self) -> Option<LogUse> {
+    /// Returns the statistics of the payload log, or `None` if the index has none.
+    fn payload_log(&self) -> Option<PayloadLogStats> {
         None
     }
 

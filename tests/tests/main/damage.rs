@@ -29,12 +29,7 @@ struct Opened {
 }
 
 async fn open(data: &Path, config: Config) -> Opened {
-    let index = FjallIndex::open(
-        &data.join("index"),
-        Env::real().unwrap(),
-        FjallOptions::default(),
-    )
-    .unwrap();
+    let index = FjallIndex::open(&data.join("index"), Env::real().unwrap(), config.index).unwrap();
     let index = Arc::new(index);
     let shared: Arc<dyn Index> = index.clone();
     let engine = Engine::builder(data)
@@ -80,6 +75,16 @@ fn largest(data: &Path, keyspace: u32, directory: &str) -> PathBuf {
     files
         .max_by_key(|file| std::fs::metadata(file).unwrap().len())
         .unwrap()
+}
+
+/// Returns the segments of the payload log, in order.
+fn segments(data: &Path) -> Vec<PathBuf> {
+    let mut segments: Vec<_> = std::fs::read_dir(data.join("index/store/payloads"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    segments.sort();
+    segments
 }
 
 /// Flips a bit after `percent` hundredths of the file.
@@ -160,6 +165,57 @@ fn names(report: &ScrubReport) -> BTreeMap<(&'static str, &'static str), usize> 
     names
 }
 
+/// Asserts that the doctor names the segment and the object of a single damaged payload.
+fn examined_names_one_object(data: &Path) {
+    let diagnosis = cenotaph::doctor::examine(data).unwrap();
+    let [problem] = &diagnosis.problems[..] else {
+        panic!("{diagnosis}")
+    };
+    assert_eq!(problem.file, segments(data)[0]);
+    assert!(problem.what.contains("payloads=1"), "{diagnosis}");
+    assert!(
+        diagnosis.to_string().contains("of 1 objects: "),
+        "{diagnosis}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn missing_segment_is_damage_of_its_objects() {
+    let data = TempDir::new().unwrap();
+    let mut config = Config::default();
+    config.index.segment_bytes = 1024 * 1024;
+    let store = open(data.path(), config.clone()).await;
+    for number in 0..40 {
+        let put = store.engine.put(key(number), payload(number, 100_000));
+        put.await.unwrap();
+    }
+    store.close().await;
+    std::fs::remove_file(&segments(data.path())[1]).unwrap();
+    let diagnosis = cenotaph::doctor::examine(data.path()).unwrap();
+    let [problem] = &diagnosis.problems[..] else {
+        panic!("{diagnosis}")
+    };
+    assert!(problem.what.contains("payloads=10"), "{diagnosis}");
+    assert!(problem.what.contains("missing"), "{diagnosis}");
+
+    let engine = open(data.path(), config).await.engine;
+    let report = engine.scrub().drop_damaged().await.unwrap();
+    assert_eq!(
+        names(&report),
+        BTreeMap::from([(("corrupt-payload", "repaired"), 10)])
+    );
+    assert!(engine.scrub().await.unwrap().is_clean());
+    for number in 0..40 {
+        if let Some(object) = engine.get(key(number)).await.unwrap() {
+            assert_eq!(object.bytes().await.unwrap(), payload(number, 100_000));
+        }
+    }
+    assert_eq!(engine.list("").await.unwrap().entries.len(), 30);
+    engine.close().await.unwrap();
+    let diagnosis = cenotaph::doctor::examine(data.path()).unwrap();
+    assert!(diagnosis.problems.is_empty(), "{diagnosis}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flipped_payload_byte_is_a_finding_about_its_object() {
     let data = TempDir::new().unwrap();
@@ -173,7 +229,8 @@ async fn flipped_payload_byte_is_a_finding_about_its_object() {
     }
     store.flush().await;
     store.close().await;
-    flip(&largest(data.path(), 2, "blobs"), 42);
+    flip(&segments(data.path())[0], 42);
+    examined_names_one_object(data.path());
 
     let engine = open(data.path(), Config::default()).await.engine;
     let mut damaged = Vec::new();

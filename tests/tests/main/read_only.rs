@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cenotaph::{Config, Engine, Entry, ErrorKind};
+use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_tests::store::{payload, quick};
 use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
@@ -165,6 +166,8 @@ async fn fill_tables(work: &Path, config: &Config) {
             .unwrap();
     }
     engine.close().await.unwrap();
+    // In blob files of the index, as builds without the payload log stored them.
+    FjallIndex::unlog(&work.join("index")).unwrap();
 }
 
 fn copy(from: &Path, to: &Path) {

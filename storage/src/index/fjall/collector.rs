@@ -27,24 +27,27 @@ use super::tidier::Tidier;
 use super::{Store, reclaim};
 use crate::env::Env;
 use crate::index::payload_log::{
-    HeadKind, LogWriter, Move, PayloadLog, Pointer, ScanDepth, SegmentId, SegmentScan, unavailable,
+    CollectionStats, HeadKind, LogWriter, Move, PayloadLog, Pointer, ScanDepth, SegmentId,
+    SegmentScan, unavailable,
 };
 use crate::types::Result;
 
 /// Bytes that are copied between two commits.
 const STEP_BYTES: u64 = 4 * 1024 * 1024;
+/// Size of a dead head below which it is kept, in bytes. A new segment costs a sync of the directory.
+const DEAD_HEAD_BYTES_MIN: u64 = 4 * 1024 * 1024;
 /// Longest pause after a step.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Interval at which a pause checks whether the index is closing.
 const PAUSE_STEP: Duration = Duration::from_millis(20);
 
 /// Collects the payload log of an open index.
+// It does not own the log: a closed index must not keep the files of its log open.
 pub(super) struct Collector {
-    log: Arc<PayloadLog>,
     bytes_per_second: u64,
     is_running: AtomicBool,
     /// Held during a collection.
-    writer: Mutex<LogWriter>,
+    collecting: Mutex<()>,
 }
 
 /// Entry to copy.
@@ -71,20 +74,25 @@ enum Step {
 }
 
 impl Collector {
-    pub(super) fn new(log: Arc<PayloadLog>, bytes_per_second: u64) -> Self {
+    pub(super) fn new(bytes_per_second: u64) -> Self {
         Self {
-            writer: Mutex::new(LogWriter::new(log.clone(), HeadKind::Moved)),
-            log,
             bytes_per_second,
             is_running: AtomicBool::new(false),
+            collecting: Mutex::default(),
         }
     }
 
     /// Starts a collection on a separate thread if there is something to do. Does not block on the
     /// disk.
     pub(super) fn watch(self: &Arc<Self>, env: &Env, tidier: &Tidier) {
-        self.report();
-        if !self.is_wanted() || self.is_running.swap(true, Ordering::AcqRel) {
+        let Ok(store) = tidier.slot.store() else {
+            return;
+        };
+        report(&store.log);
+        let is_wanted = is_wanted(&store.log);
+        // The thread takes the store again: an index that closes meanwhile is not kept open.
+        drop(store);
+        if !is_wanted || self.is_running.swap(true, Ordering::AcqRel) {
             return;
         }
         let collector = self.clone();
@@ -103,49 +111,54 @@ impl Collector {
         }
     }
 
-    fn report(&self) {
-        let usage = self.log.lock().table.usage();
-        metrics::gauge!("cenotaph_index_log_live_bytes").set(usage.live_bytes as f64);
-        metrics::gauge!("cenotaph_index_log_dead_bytes").set(usage.dead_bytes as f64);
-        metrics::gauge!("cenotaph_index_log_segments").set(usage.segments as f64);
-    }
-
-    fn is_wanted(&self) -> bool {
-        let state = self.log.lock();
-        let is_head_dead = state.table.dead_head().is_some();
-        is_head_dead || state.table.victim().is_some() || {
-            drop(state);
-            self.log.has_retired()
-        }
-    }
-
     /// Collects until there is nothing to do, or the index is closing.
     pub(super) fn run(&self, env: &Env, tidier: &Tidier) -> Result<()> {
-        let mut walk = None;
+        let _alone = self
+            .collecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut run = Run::default();
         loop {
             let before = tidier.committer.stats().batches;
             // The store is held for one step only, so that a close does not wait for longer.
             let Ok(store) = tidier.slot.store() else {
                 return Ok(());
             };
-            let step = self.step(env, tidier, &store, &mut walk)?;
-            drop(store);
-            self.log.delete_retired();
+            let collection = Collection {
+                env,
+                tidier,
+                store: &store,
+                log: &store.log,
+            };
+            let freed_before = run
+                .freed_before
+                .get_or_insert_with(|| store.log.lock().table.freed_bytes());
+            let freed_before = *freed_before;
+            let step = collection.step(&mut run).inspect_err(|_| {
+                // Moves may still be queued. The bytes behind the recorded end may become theirs,
+                // so nothing may overwrite them.
+                store.log.lock().table.seal(HeadKind::Moved);
+            })?;
+            store.log.delete_retired();
+            let is_urgent = is_urgent(&store.log);
             if step == Step::Done {
+                let freed_bytes = store.log.lock().table.freed_bytes() - freed_before;
+                store.log.collected(CollectionStats {
+                    ended: env.steady_now(),
+                    freed_bytes,
+                    copied_bytes: run.copied_bytes,
+                });
                 return Ok(());
             }
+            drop(store);
             // The step has committed one batch itself.
             let is_idle = tidier.committer.stats().batches <= before + 1;
-            if !is_idle && !self.is_urgent() {
+            if !is_idle && !is_urgent {
+                // The writer holds the log, and the index may close during the pause.
+                run.writer = None;
                 self.pause(tidier);
             }
         }
-    }
-
-    /// Returns whether almost half of the log is dead.
-    fn is_urgent(&self) -> bool {
-        let usage = self.log.lock().table.usage();
-        usage.dead_bytes > usage.live_bytes.saturating_mul(3) / 4
     }
 
     fn pause(&self, tidier: &Tidier) {
@@ -157,23 +170,61 @@ impl Collector {
             left -= step;
         }
     }
+}
 
-    /// Collects up to [`STEP_BYTES`]. `walk` is the walk over the current victim.
-    fn step(
-        &self,
-        env: &Env,
-        tidier: &Tidier,
-        store: &Store,
-        walk: &mut Option<Walk>,
-    ) -> Result<Step> {
-        let dead_head = self.log.lock().table.dead_head();
+fn report(log: &PayloadLog) {
+    let usage = log.lock().table.usage();
+    metrics::gauge!("cenotaph_index_log_live_bytes").set(usage.live_bytes as f64);
+    metrics::gauge!("cenotaph_index_log_dead_bytes").set(usage.dead_bytes as f64);
+    metrics::gauge!("cenotaph_index_log_segments").set(usage.segments as f64);
+}
+
+/// Returns whether there is something to collect or to delete.
+fn is_wanted(log: &PayloadLog) -> bool {
+    let state = log.lock();
+    let has_dead_head = state.table.dead_head(DEAD_HEAD_BYTES_MIN).is_some();
+    let is_wanted = has_dead_head || state.table.victim().is_some();
+    drop(state);
+    is_wanted || log.has_retired()
+}
+
+/// Returns whether almost half of the log is dead.
+fn is_urgent(log: &PayloadLog) -> bool {
+    let usage = log.lock().table.usage();
+    usage.dead_bytes > usage.live_bytes.saturating_mul(3) / 4
+}
+
+/// State of a run of the collector.
+#[derive(Default)]
+struct Run {
+    /// Walk over the current victim.
+    walk: Option<Walk>,
+    /// Writer of moved values.
+    writer: Option<LogWriter>,
+    copied_bytes: u64,
+    /// Size of all segments removed before the run, in bytes.
+    freed_before: Option<u64>,
+}
+
+/// A collection of an open store.
+struct Collection<'a> {
+    env: &'a Env,
+    tidier: &'a Tidier,
+    store: &'a Store,
+    log: &'a Arc<PayloadLog>,
+}
+
+impl Collection<'_> {
+    /// Collects up to [`STEP_BYTES`].
+    fn step(&self, run: &mut Run) -> Result<Step> {
+        let dead_head = self.log.lock().table.dead_head(DEAD_HEAD_BYTES_MIN);
         if let Some(kind) = dead_head {
             // The next batch removes the segment, because none of its entries is in use.
             self.log.lock().table.seal(kind);
-            tidier.commit(reclaim::noop_batch())?;
+            self.tidier.commit(reclaim::noop_batch())?;
             return Ok(Step::More);
         }
-        let current = match walk.take() {
+        let current = match run.walk.take() {
             Some(current) => current,
             None => match self.select()? {
                 Some(selected) => selected,
@@ -181,21 +232,26 @@ impl Collector {
             },
         };
         // The copies need space until the victim is deleted. A dead segment needs none.
-        let buffered = store.database.write_buffer_size();
-        if tidier.space.room(2 * STEP_BYTES, buffered).is_err() {
+        let buffered = self.store.database.write_buffer_size();
+        if self.tidier.space.room(2 * STEP_BYTES, buffered).is_err() {
             return Ok(Step::Done);
         }
-        let current = walk.insert(current);
-        let live = self.live_entries(env, store, current)?;
+        let current = run.walk.insert(current);
+        let live = self.live_entries(current)?;
         if !live.is_empty() {
-            self.move_entries(tidier, live)?;
+            let bytes = live.iter().map(|entry| entry.value.len() as u64);
+            run.copied_bytes += bytes.sum::<u64>();
+            let writer = run
+                .writer
+                .get_or_insert_with(|| LogWriter::new(self.log.clone(), HeadKind::Moved));
+            self.move_entries(writer, live)?;
             return Ok(Step::More);
         }
-        let ended = walk.take();
+        let ended = run.walk.take();
         // The batches of others may have removed the last entries meanwhile.
-        tidier.commit(reclaim::noop_batch())?;
+        self.tidier.commit(reclaim::noop_batch())?;
         if let Some(ended) = ended {
-            *walk = self.continue_behind(&ended)?;
+            run.walk = self.continue_behind(&ended)?;
         }
         Ok(Step::More)
     }
@@ -255,16 +311,16 @@ impl Collector {
     }
 
     /// Reads the next entries that are in use, up to [`STEP_BYTES`].
-    fn live_entries(&self, env: &Env, store: &Store, walk: &mut Walk) -> Result<Vec<LiveEntry>> {
+    fn live_entries(&self, walk: &mut Walk) -> Result<Vec<LiveEntry>> {
         let failed = |error| unavailable("collect", &self.log.path(walk.victim), error);
-        let state = store.published.latest();
+        let state = self.store.published.latest();
         let mut live = Vec::new();
         let mut bytes = 0;
         while bytes < STEP_BYTES {
             let Some(found) = walk.scan.next().map_err(failed)? else {
                 break;
             };
-            let old = match store.pointer(env, &state, &found.key)? {
+            let old = match self.store.pointer(self.env, &state, &found.key)? {
                 Some(old) if old.segment == walk.victim && old.offset == found.offset => old,
                 Some(_) | None => continue,
             };
@@ -284,19 +340,20 @@ impl Collector {
     }
 
     /// Copies entries, and waits until their pointers are replaced.
-    fn move_entries(&self, tidier: &Tidier, live: Vec<LiveEntry>) -> Result<()> {
-        let entries: Vec<_> = live.iter().map(|entry| (&entry.key, &entry.value)).collect();
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+    fn move_entries(&self, writer: &mut LogWriter, live: Vec<LiveEntry>) -> Result<()> {
+        let entries: Vec<_> = live
+            .iter()
+            .map(|entry| (&entry.key, &entry.value))
+            .collect();
         let pointers = writer
             .append(&entries)
             .map_err(|error| unavailable("collect", writer.dir(), error))?;
-        drop(writer);
         let moves = live.into_iter().zip(pointers).map(|(entry, new)| Move {
             key: entry.key,
             old: entry.old,
             new,
         });
         self.log.queue_moves(moves);
-        tidier.commit(reclaim::noop_batch())
+        self.tidier.commit(reclaim::noop_batch())
     }
 }

@@ -11,8 +11,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::check::HIGH_WATER;
-use super::database::SEGMENTS;
 use super::creation::{self, FJALL_META_KEYSPACE, LOCK, corrupt};
+use super::database::SEGMENTS;
 use super::journal::Journal;
 use super::journals::{self, Scanned, Verdict};
 use super::manifest::{self, Depth, Flaw};

@@ -149,7 +149,11 @@ fn segments_keyspace(database: &Database) -> Result<Keyspace> {
         .map_err(|error| failed("open", error))
 }
 
-pub(super) fn open_database(path: &Path, options: &FjallOptions, workers: usize) -> Result<Database> {
+pub(super) fn open_database(
+    path: &Path,
+    options: &FjallOptions,
+    workers: usize,
+) -> Result<Database> {
     let builder = Database::builder(path)
         .cache_size(options.cache_bytes)
         .max_journaling_size(options.journal_bytes_max)

@@ -2,11 +2,13 @@
 //! repairs.
 //!
 //! The examination reads the record, all manifests, all tables and blob files in full, the
-//! high-water mark and all journals. It holds the shared lock of the directory, so that no engine
+//! high-water mark, all journals and all payloads. It holds the shared lock of the directory, so that no engine
 //! opens the index during the examination.
 
 use std::fs::{File, TryLockError};
 use std::path::Path;
+
+use bytes::Bytes;
 
 use super::check::{self, HIGH_WATER, TAILS};
 use super::creation::{self, FJALL_META_KEYSPACE, unavailable};
@@ -16,18 +18,24 @@ use super::mark::{self, Mark, Reading};
 use crate::types::{Error, ErrorKind, Result};
 
 mod diagnosis;
+mod payloads;
 
 pub use diagnosis::{Condition, Diagnosis, JournalSeen, Problem, WayOut};
+pub use payloads::NamedRow;
 
 /// Examines the index in `dir` without changing it. Blocks on disk reads for as long as reading
-/// every file takes: call it through [`Env::blocking`](crate::Env::blocking).
+/// every file takes: call it through [`Env::blocking`](crate::Env::blocking). `named_row` decodes a
+/// row for the names of objects whose payload is damaged, and returns `None` if it can't.
 ///
 /// # Errors
 /// - [`ErrorKind::Invalid`] if there is no index in the directory;
 /// - [`ErrorKind::Unavailable`] if the file system fails.
 ///
 /// Damage is not an error, and neither is an open store: the [`Diagnosis`] reports both.
-pub fn examine(dir: &Path) -> Result<Diagnosis> {
+pub fn examine(
+    dir: &Path,
+    named_row: &dyn Fn(&[u8], Bytes) -> Option<NamedRow>,
+) -> Result<Diagnosis> {
     let store = creation::store(dir);
     if !store.is_dir() {
         let message = format!("there is no index: dir={}", dir.display());
@@ -53,6 +61,10 @@ pub fn examine(dir: &Path) -> Result<Diagnosis> {
         }
     };
     journals(&store, &database, &mut diagnosis)?;
+    // Only an undamaged index names the payloads.
+    if diagnosis.problems.is_empty() {
+        payloads::examine(dir, named_row, &mut diagnosis);
+    }
     if !diagnosis.problems.is_empty() {
         diagnosis.condition = Condition::Damaged;
     }

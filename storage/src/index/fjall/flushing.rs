@@ -1,7 +1,7 @@
 //! Flushes on demand, for tests of files.
 
-use super::failure::failed;
 use super::FjallIndex;
+use super::failure::failed;
 use crate::types::Result;
 
 impl FjallIndex {

@@ -18,8 +18,8 @@ fn small_segments() -> OnDisk {
 
 fn payload(number: u32, generation: u32, bytes: usize) -> Vec<u8> {
     let seed = u64::from(number) << 32 | u64::from(generation);
-    let words = (0..bytes.div_ceil(8))
-        .map(|at| (at as u64 ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let words =
+        (0..bytes.div_ceil(8)).map(|at| (at as u64 ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let mut payload: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
     payload.truncate(bytes);
     payload
@@ -83,10 +83,10 @@ async fn collection_keeps_live_payloads_and_frees_the_rest() {
         };
         commit(&index, batch).await;
     }
-    let before = index.log_use().unwrap();
+    let before = index.payload_log().unwrap();
     let snapshot = index.snapshot().unwrap();
     collect(&index).await;
-    let after = index.log_use().unwrap();
+    let after = index.payload_log().unwrap();
     assert_eq!(after.live_bytes, before.live_bytes);
     assert!(before.dead_bytes > 25 * MIB as u64, "{before:?}");
     assert!(after.dead_bytes <= 16 * MIB as u64, "{after:?}");
@@ -112,7 +112,7 @@ async fn collection_keeps_live_payloads_and_frees_the_rest() {
 
     index.close().await.unwrap();
     let index = on_disk.open().unwrap();
-    assert_eq!(index.log_use().unwrap(), after);
+    assert_eq!(index.payload_log().unwrap(), after);
     for number in (0..640).step_by(4) {
         let expected = payload(number, 0, 65_536);
         assert_eq!(read(&index, number).await.unwrap().unwrap(), expected);
@@ -153,13 +153,13 @@ async fn deletes_and_overwrites_win_over_a_collection() {
             2 | 3 => Some(payload(number, 2, 6_000)),
             _ => Some(payload(number, 1, 4_096)),
         };
-        live += expected.as_ref().map_or(0, |value| {
-            (24 + 6 + value.len() as u64).next_multiple_of(8)
-        });
+        live += expected
+            .as_ref()
+            .map_or(0, |value| (24 + 6 + value.len() as u64).next_multiple_of(8));
         let found = read(&index, number).await.unwrap();
         assert_eq!(found, expected.map(Bytes::from), "{number}");
     }
-    assert_eq!(index.log_use().unwrap().live_bytes, live);
+    assert_eq!(index.payload_log().unwrap().live_bytes, live);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,7 +194,7 @@ async fn damaged_entry_is_lost_alone_and_stops_no_collection() {
         }
     }
     // The other segments were collected.
-    let usage = index.log_use().unwrap();
+    let usage = index.payload_log().unwrap();
     assert!(usage.dead_bytes <= 16 * MIB as u64, "{usage:?}");
     // Its removal frees the segment.
     let mut batch = Batch::new();

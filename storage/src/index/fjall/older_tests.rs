@@ -36,8 +36,7 @@ fn make_older(on_disk: &OnDisk, has_keyspace: bool) {
         database.persist(PersistMode::SyncAll).unwrap();
     }
     let record = on_disk.store().join("record.json");
-    let mut json: serde_json::Value =
-        serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    let mut json: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
     json["format"] = 1.into();
     json.as_object_mut().unwrap().remove("payload_log").unwrap();
     json["keyspaces"]
@@ -59,7 +58,11 @@ async fn opens_with_its_payloads(has_keyspace: bool) {
     on_disk.open().unwrap().close().await.unwrap();
     insert_unlogged(
         &on_disk,
-        &[("a", vec![1; 300_000]), ("b", vec![2; 5_000]), ("c", vec![3; 9_000])],
+        &[
+            ("a", vec![1; 300_000]),
+            ("b", vec![2; 5_000]),
+            ("c", vec![3; 9_000]),
+        ],
     );
     make_older(&on_disk, has_keyspace);
     for opening in 0..3 {
@@ -82,7 +85,7 @@ async fn opens_with_its_payloads(has_keyspace: bool) {
         }
         assert_eq!(value(&index, "b").await.unwrap(), vec![4; 6_000]);
         assert_eq!(value(&index, "c").await, None);
-        let usage = index.log_use().unwrap();
+        let usage = index.payload_log().unwrap();
         assert_eq!((usage.segments, usage.dead_bytes), (1, 64));
         assert!((6_000..6_100).contains(&usage.live_bytes), "{usage:?}");
         index.close().await.unwrap();

@@ -105,11 +105,7 @@ impl<'a> Pointers<'a> {
         for key in payloads {
             let old = self.store.pointer(self.env, self.before, key)?;
             let new = logged.get(key);
-            self.store
-                .log
-                .lock()
-                .table
-                .replace(key, old.as_ref(), new);
+            self.store.log.lock().table.replace(key, old.as_ref(), new);
         }
         self.written = logged;
         Ok(())

@@ -33,6 +33,8 @@ use crate::types::{Error, ErrorKind, Reason, Result};
 const MIB: u64 = 1024 * 1024;
 /// Divisor of the disk size: the reserve and the margin are each at most this fraction of the disk.
 const SHARE_OF_DISK: u64 = 16;
+/// Minimal number of segments of the payload log that fit on the disk, unless it is tiny.
+const SEGMENTS_OF_DISK: u64 = 64;
 /// Time for which a measurement of the disk is reused while space is plentiful, in milliseconds.
 const MEASURE_MS: u64 = 100;
 /// Assumed maximum that other processes write to the disk in [`MEASURE_MS`], in bytes.
@@ -363,6 +365,17 @@ impl Space {
             reserve_bytes: self.reserve.held(),
             is_low,
         }
+    }
+
+    /// Returns the size of a segment of the payload log: `most`, or less on a small disk, so that
+    /// single removals free space.
+    pub(super) fn segment_bytes(&self, most: u64) -> u64 {
+        let total = self.total.load(Ordering::Relaxed);
+        // The total is 0 if the disk can't be measured.
+        if total == 0 {
+            return most;
+        }
+        most.min((total / SEGMENTS_OF_DISK).max(MIB))
     }
 
     /// Returns the full size of the reserve, which is also the size of the margin.

@@ -78,5 +78,5 @@ async fn removed_payloads_free_their_space() {
         index.env.sleep(Duration::from_millis(10)).await;
     };
     assert!(left < 1_000_000, "taken={full} left={left}");
-    assert_eq!(index.log_use().unwrap().live_bytes, 0);
+    assert_eq!(index.payload_log().unwrap().live_bytes, 0);
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::failure::caught;
 use super::space::Space;
-use super::{Slot, reclaim};
+use super::{Slot, Store, reclaim};
 use crate::env::Env;
 use crate::index::group_commit::Committer;
 use crate::index::{Batch, CommitError};
@@ -80,6 +80,9 @@ impl Tidier {
         let buffered = || store.database.write_buffer_size();
         self.space.refresh(buffered(), reclaim::compacting(&store));
         if self.space.take_garbage() {
+            if let Err(error) = self.free_segments(&store) {
+                tracing::warn!(%error, "failed to free the dead segments");
+            }
             let reclaimed = caught("reclaim", || {
                 reclaim::reclaim(&store, &self.space, |batch| self.commit(batch))
             });
@@ -89,6 +92,15 @@ impl Tidier {
             self.space.refresh(buffered(), reclaim::compacting(&store));
         }
         self.space.rebuild(buffered());
+    }
+
+    /// Frees all dead segments of the payload log, heads included.
+    fn free_segments(&self, store: &Store) -> Result<()> {
+        store.log.seal_dead_heads();
+        // Removes the sealed segments, and publishes a state that does not hold removed ones.
+        self.commit(reclaim::noop_batch())?;
+        store.log.delete_retired();
+        Ok(())
     }
 
     /// Commits a batch, and waits for its outcome for at most [`COMMIT_TIMEOUT`].

@@ -25,13 +25,16 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use fjall::Database;
+
 use super::check::{self, Inspected};
 use super::creation::{self, Lock, unavailable};
+use super::database::Tables;
 use super::journal::copy_intact;
 use super::space::Space;
 use super::{FjallIndex, FjallOptions, Opened, database, journals, payloads};
 use crate::env::Env;
-use crate::index::payload_log::{Access, Opening, PAYLOADS};
+use crate::index::payload_log::{Access, Opening, PAYLOADS, PayloadLog};
 use crate::modes::Modes;
 use crate::types::{Error, ErrorKind, Result};
 
@@ -57,53 +60,86 @@ impl FjallIndex {
     /// [`ErrorKind::AlreadyOpen`] only if an engine with write access has the index open.
     pub fn open_view(dir: &Path, parent: &Path, env: Env, options: FjallOptions) -> Result<Self> {
         options.check()?;
-        if !creation::is_index(dir)? {
-            let message = format!("there is no store here: dir={}", dir.display());
-            return Err(Error::new(ErrorKind::Invalid, "open", message));
-        }
-        // Held as long as the view: no engine may change the files that the view links to.
-        let lock = creation::lock_shared(dir)?;
-        let (original, record) = creation::recorded(dir)?;
-        let looked = check::look(&creation::store(dir), &original, &record.directories())?;
-        let view = View::create(parent, &env)?;
-        fill(&view.path, &original, &record.directories(), &looked).map_err(|error| {
-            let message = format!(
-                "failed to create the view of the index: view={}",
-                view.path.display()
-            );
-            Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
-        })?;
-        // 0 workers: fjall neither flushes nor compacts.
-        let (tables, database) = database::open(&view.path, &options, 0, record.keyspaces())?;
-        // The segments are read where they are: no engine changes them while the lock is held.
-        let log = payloads::open_log(
-            &tables,
-            Opening {
-                id: record.log_id()?.unwrap_or_default(),
-                dir: creation::store(dir).join(PAYLOADS),
-                modes: options.modes,
-                segment_bytes: options.segment_bytes,
-                access: Access::Read,
-            },
-        )?;
-        let space = Arc::new(Space::open(&view.path, env.clone(), 0, Modes::default()));
-        let held = Held {
-            _view: Some(view),
-            _lock: lock,
-        };
+        let name = format!("{:016x}{:016x}", env.random_u64(), env.random_u64());
+        let viewed = view(dir, parent, &name, &options)?;
+        let space = Arc::new(Space::open(&viewed.path, env.clone(), 0, Modes::default()));
         Self::start(
             env,
             &options,
             Opened {
-                tables,
-                database,
+                tables: viewed.tables,
+                database: viewed.database,
                 marker: None,
-                log,
-                held,
+                log: viewed.log,
+                held: viewed.held,
                 space,
             },
         )
     }
+}
+
+/// An opened view.
+// The order of the fields is the order of their drops.
+pub(super) struct Viewed {
+    pub(super) tables: Tables,
+    pub(super) database: Database,
+    pub(super) log: Arc<PayloadLog>,
+    pub(super) held: Held,
+    path: PathBuf,
+}
+
+/// Opens a view of the index in `dir`, in a new directory below `parent`. `name` makes the name of
+/// the directory unique.
+///
+/// # Errors
+/// As [`FjallIndex::open_view`].
+pub(super) fn view(
+    dir: &Path,
+    parent: &Path,
+    name: &str,
+    options: &FjallOptions,
+) -> Result<Viewed> {
+    if !creation::is_index(dir)? {
+        let message = format!("there is no store here: dir={}", dir.display());
+        return Err(Error::new(ErrorKind::Invalid, "open", message));
+    }
+    // Held as long as the view: no engine may change the files that the view links to.
+    let lock = creation::lock_shared(dir)?;
+    let (original, record) = creation::recorded(dir)?;
+    let looked = check::look(&creation::store(dir), &original, &record.directories())?;
+    let view = View::create(parent, name)?;
+    let path = view.path.clone();
+    fill(&path, &original, &record.directories(), &looked).map_err(|error| {
+        let message = format!(
+            "failed to create the view of the index: view={}",
+            path.display()
+        );
+        Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
+    })?;
+    // 0 workers: fjall neither flushes nor compacts.
+    let (tables, database) = database::open(&path, options, 0, record.keyspaces())?;
+    // The segments are read where they are: no engine changes them while the lock is held.
+    let log = payloads::open_log(
+        &tables,
+        Opening {
+            id: record.log_id()?.unwrap_or_default(),
+            dir: creation::store(dir).join(PAYLOADS),
+            modes: options.modes,
+            segment_bytes: options.segment_bytes,
+            access: Access::Read,
+        },
+    )?;
+    let held = Held {
+        _view: Some(view),
+        _lock: lock,
+    };
+    Ok(Viewed {
+        tables,
+        database,
+        log,
+        held,
+        path,
+    })
 }
 
 /// The lock of an open index, and the directory of its view if it is open for reads only. The view
@@ -134,9 +170,8 @@ struct View {
 }
 
 impl View {
-    fn create(parent: &Path, env: &Env) -> Result<Self> {
-        let name = format!("{PREFIX}{:016x}{:016x}", env.random_u64(), env.random_u64());
-        let path = std::path::absolute(parent.join(name))
+    fn create(parent: &Path, name: &str) -> Result<Self> {
+        let path = std::path::absolute(parent.join(format!("{PREFIX}{name}")))
             .map_err(|error| unavailable("find", parent, error))?;
         Modes::default()
             .create_dir(&path)

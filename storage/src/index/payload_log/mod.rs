@@ -39,6 +39,7 @@ mod positioned;
 mod scan;
 mod segment;
 mod segment_record;
+mod stats;
 mod table;
 mod writer;
 
@@ -48,7 +49,7 @@ pub(crate) use pointer::{POINTER_BYTES, Pointer, is_logged};
 pub(crate) use scan::{ScanDepth, SegmentScan};
 pub(crate) use segment::{Segment, SegmentId};
 pub(crate) use segment_record::{LOG_KEY, LogRecord, SegmentRecord, segment_key, segment_of};
-pub use table::LogUse;
+pub use stats::{CollectionStats, PayloadLogStats};
 pub(crate) use table::{HeadKind, SegmentTable, TableChanges};
 pub(crate) use writer::LogWriter;
 
@@ -90,11 +91,29 @@ pub(crate) struct LogState {
     moves: VecDeque<Move>,
     /// Lower bound of the number of a new segment.
     least: u64,
+    last_collection: Option<CollectionStats>,
 }
 
 impl PayloadLog {
     pub(crate) fn lock(&self) -> MutexGuard<'_, LogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the statistics.
+    pub(crate) fn stats(&self) -> PayloadLogStats {
+        let state = self.lock();
+        PayloadLogStats {
+            last_collection: state.last_collection,
+            ..state.table.usage()
+        }
+    }
+
+    /// Records a collection that has ended.
+    pub(crate) fn collected(&self, collection: CollectionStats) {
+        metrics::counter!("cenotaph_index_log_copied_bytes_total")
+            .increment(collection.copied_bytes);
+        metrics::counter!("cenotaph_index_log_freed_bytes_total").increment(collection.freed_bytes);
+        self.lock().last_collection = Some(collection);
     }
 
     /// Returns the current segments, for a new state of the index.
@@ -158,6 +177,14 @@ impl PayloadLog {
     /// Returns whether files of removed segments wait for their deletion.
     pub(crate) fn has_retired(&self) -> bool {
         !self.lock().retired.is_empty()
+    }
+
+    /// Seals all heads without an entry in use. The next commit removes them.
+    pub(crate) fn seal_dead_heads(&self) {
+        let mut state = self.lock();
+        while let Some(kind) = state.table.dead_head(1) {
+            state.table.seal(kind);
+        }
     }
 
     /// Queues moves for the next commit.

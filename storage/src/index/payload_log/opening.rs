@@ -99,6 +99,7 @@ impl PayloadLog {
                 retired: Vec::new(),
                 moves: std::collections::VecDeque::new(),
                 least,
+                last_collection: None,
             }),
         })
     }

@@ -29,7 +29,10 @@ use super::positioned;
 use crate::types::{Error, ErrorKind, Result};
 
 /// Length of the header, and position of the first entry, in bytes.
-pub(crate) const HEADER_BYTES: u64 = 64;
+pub(crate) const HEADER_BYTES: u64 = HEADER_LENGTH as u64;
+
+/// [`HEADER_BYTES`] as the length of an array.
+const HEADER_LENGTH: usize = 64;
 
 const MAGIC: &[u8; 8] = b"CENOPLOG";
 const FORMAT: u8 = 1;
@@ -63,8 +66,8 @@ impl std::fmt::Display for SegmentId {
 }
 
 /// Returns the header of a segment.
-pub(crate) fn encode_header(log: u128, id: SegmentId) -> [u8; HEADER_BYTES as usize] {
-    let mut header = [0; HEADER_BYTES as usize];
+pub(crate) fn encode_header(log: u128, id: SegmentId) -> [u8; HEADER_LENGTH] {
+    let mut header = [0; HEADER_LENGTH];
     header[..8].copy_from_slice(MAGIC);
     header[8] = FORMAT;
     header[16..32].copy_from_slice(&log.to_le_bytes());
@@ -79,7 +82,7 @@ pub(crate) fn encode_header(log: u128, id: SegmentId) -> [u8; HEADER_BYTES as us
 /// # Errors
 /// Errors of the file system.
 pub(crate) fn belongs_to(path: &Path, log: u128, id: SegmentId) -> io::Result<bool> {
-    let mut header = [0; HEADER_BYTES as usize];
+    let mut header = [0; HEADER_LENGTH];
     let read = positioned::read_up_to(&File::open(path)?, &mut header, 0)?;
     // A crash may leave a new segment without its header.
     let is_empty = header[..read].iter().all(|&byte| byte == 0);
@@ -221,7 +224,12 @@ mod tests {
             SegmentId::of_path(&SegmentId(0x1f).path(dir)),
             Some(SegmentId(0x1f))
         );
-        for other in ["1f.log", "000000000000001F.log", "000000000000001f.lo", "+00000000000001f.log"] {
+        for other in [
+            "1f.log",
+            "000000000000001F.log",
+            "000000000000001f.lo",
+            "+00000000000001f.log",
+        ] {
             assert_eq!(SegmentId::of_path(Path::new(other)), None, "{other}");
         }
     }

@@ -71,8 +71,7 @@ impl SegmentRecord {
     /// [`ErrorKind::Corrupt`] or [`ErrorKind::UnknownFormat`].
     pub(crate) fn decode(value: &[u8]) -> Result<Self> {
         let body: &[u8; 24] = body(value)?;
-        let number =
-            |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("8 bytes"));
+        let number = |at: usize| u64::from_le_bytes(body[at..at + 8].try_into().expect("8 bytes"));
         Ok(Self {
             end: number(0),
             live_bytes: number(8),
@@ -88,8 +87,9 @@ fn body<const N: usize>(value: &[u8]) -> Result<&[u8; N]> {
             .try_into()
             .map_err(|_| corrupt("a record of the payload log has a wrong length")),
         Some((found, _)) => {
-            let message =
-                format!("record of the payload log of an unknown format: found={found} known={FORMAT}");
+            let message = format!(
+                "record of the payload log of an unknown format: found={found} known={FORMAT}"
+            );
             Err(Error::new(ErrorKind::UnknownFormat, "open", message))
         }
         None => Err(corrupt("a record of the payload log is empty")),

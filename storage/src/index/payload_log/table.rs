@@ -13,14 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::pointer::Pointer;
 use super::segment::SegmentId;
 use super::segment_record::{LogRecord, SegmentRecord};
-
-/// Dead bytes that cause no collection, whatever the live bytes.
-pub(crate) const DEAD_BYTES_ALLOWED: u64 = 16 * 1024 * 1024;
-/// Dead bytes that cause no collection, as a divisor of the live bytes.
-const DEAD_DIVISOR: u64 = 4;
-
-/// Size of a dead head below which it is kept, in bytes. A new segment costs a sync of the directory.
-const DEAD_HEAD_BYTES_MIN: u64 = 4 * 1024 * 1024;
+use super::stats::PayloadLogStats;
 
 /// Purpose of a head: the segment to which entries are appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,25 +23,6 @@ pub(crate) enum HeadKind {
     /// Values that a collection has moved. They have outlived their neighbours, so that they are
     /// kept apart from new values.
     Moved,
-}
-
-/// Bytes of a payload log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogUse {
-    /// Number of segments.
-    pub segments: u64,
-    /// Size of all entries that are in use, in bytes.
-    pub live_bytes: u64,
-    /// Size of all entries that are no longer in use, in bytes.
-    pub dead_bytes: u64,
-}
-
-impl LogUse {
-    /// Returns the number of dead bytes beyond those that cause no collection.
-    pub(crate) fn excess(&self) -> u64 {
-        let allowed = DEAD_BYTES_ALLOWED.max(self.live_bytes / DEAD_DIVISOR);
-        self.dead_bytes.saturating_sub(allowed)
-    }
 }
 
 /// Records of all segments, and the changes since the last batch.
@@ -61,6 +35,8 @@ pub(crate) struct SegmentTable {
     heads: BTreeMap<HeadKind, SegmentId>,
     /// Segments whose live entries could not all be moved, with their live bytes at that time.
     stuck: BTreeMap<SegmentId, u64>,
+    /// Size of all segments removed since the opening, in bytes.
+    freed_bytes: u64,
 }
 
 impl SegmentTable {
@@ -77,6 +53,7 @@ impl SegmentTable {
             changed,
             heads: BTreeMap::new(),
             stuck: BTreeMap::new(),
+            freed_bytes: 0,
         }
     }
 
@@ -145,6 +122,7 @@ impl SegmentTable {
             let is_dead = record.live_entries == 0 && !self.heads.values().any(|head| *head == id);
             if is_dead {
                 self.records.remove(&id);
+                self.freed_bytes += record.end;
                 self.stuck.remove(&id);
             }
             changes.segments.push((id, (!is_dead).then_some(record)));
@@ -153,8 +131,8 @@ impl SegmentTable {
     }
 
     /// Returns the number of segments and their bytes.
-    pub(crate) fn usage(&self) -> LogUse {
-        let mut usage = LogUse::default();
+    pub(crate) fn usage(&self) -> PayloadLogStats {
+        let mut usage = PayloadLogStats::default();
         for record in self.records.values() {
             usage.segments += 1;
             usage.live_bytes += record.live_bytes;
@@ -163,12 +141,17 @@ impl SegmentTable {
         usage
     }
 
-    /// Returns a head with many entries, none of which is in use.
-    pub(crate) fn dead_head(&self) -> Option<HeadKind> {
+    /// Returns a head of at least `bytes_min` without an entry in use.
+    pub(crate) fn dead_head(&self, bytes_min: u64) -> Option<HeadKind> {
         self.heads.iter().find_map(|(&kind, id)| {
             let record = self.records.get(id)?;
-            (record.end >= DEAD_HEAD_BYTES_MIN && record.live_entries == 0).then_some(kind)
+            (record.end >= bytes_min && record.live_entries == 0).then_some(kind)
         })
+    }
+
+    /// Returns the size of all segments removed since the opening, in bytes.
+    pub(crate) fn freed_bytes(&self) -> u64 {
+        self.freed_bytes
     }
 
     /// Returns the next segment to collect, or `None` if the dead bytes are within their limits.

@@ -72,10 +72,7 @@ fn values_of_every_size_are_read_back() {
         assert_eq!(read(&log, pointer, &key(number)).unwrap(), value);
         let segment = log.segments()[&pointer.segment].clone();
         let resident = segment.read_resident(pointer, &key(number)).unwrap();
-        assert!(
-            resident.is_none_or(|read| read == value),
-            "number={number}"
-        );
+        assert!(resident.is_none_or(|read| read == value), "number={number}");
     }
     // 700,000 and 400,000 bytes do not fit into a segment, and 3,000,000 have one of their own.
     assert!(log.segments().len() >= 4, "{}", log.segments().len());
@@ -169,7 +166,10 @@ fn every_changed_byte_of_a_segment_is_detected() {
     }
     // Only the header and the padding belong to no entry.
     let entries = whole.len() - 64;
-    assert!(detected > entries - 3 * 8 && detected <= entries, "{detected}");
+    assert!(
+        detected > entries - 3 * 8 && detected <= entries,
+        "{detected}"
+    );
 }
 
 #[test]
@@ -227,7 +227,10 @@ fn a_state_keeps_the_file_of_a_removed_segment() {
     log.retire(pointers[0].segment);
     assert_eq!(log.delete_retired(), 1);
     let segment = log.segment(&state, &pointers[0]).unwrap();
-    assert_eq!(segment.read(&pointers[0], &key(0)).unwrap(), value(0, 5_000));
+    assert_eq!(
+        segment.read(&pointers[0], &key(0)).unwrap(),
+        value(0, 5_000)
+    );
     assert_eq!(
         read(&log, &pointers[0], &key(0)).unwrap_err().kind(),
         ErrorKind::Corrupt
@@ -253,7 +256,10 @@ fn missing_and_short_segments_are_corrupt() {
         .set_len(6_000)
         .unwrap();
     let short = reopen();
-    assert_eq!(read(&short, &pointers[0], &key(0)).unwrap(), value(0, 5_000));
+    assert_eq!(
+        read(&short, &pointers[0], &key(0)).unwrap(),
+        value(0, 5_000)
+    );
     let error = read(&short, &pointers[1], &key(1)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     // Appends go to another segment.

@@ -101,16 +101,18 @@ impl LogWriter {
     fn head_with_room(&mut self, bytes: u64) -> io::Result<&mut Head> {
         let segment_bytes = self.log.segment_bytes;
         let sealed_or_none = self.log.lock().table.head(self.kind);
-        let current = self.head.take().filter(|head| Some(head.id) == sealed_or_none);
+        let current = self
+            .head
+            .take()
+            .filter(|head| Some(head.id) == sealed_or_none);
         let current = match (current, sealed_or_none) {
             (Some(head), _) => Some(head),
             // The opening has selected a segment to continue.
             (None, Some(id)) => self.resume(id)?,
             (None, None) => None,
         };
-        let has_room = |head: &Head| {
-            head.end == segment::HEADER_BYTES || head.end + bytes <= segment_bytes
-        };
+        let has_room =
+            |head: &Head| head.end == segment::HEADER_BYTES || head.end + bytes <= segment_bytes;
         let head = match current {
             Some(head) if has_room(&head) => head,
             Some(_) | None => {
@@ -188,7 +190,9 @@ fn append_run(file: &mut File, entries: &[(&Bytes, &Bytes)]) -> io::Result<()> {
         slices.push(IoSlice::new(value));
         let padded = entry::padded_bytes(key.len(), value.len());
         let padding = padded - (entry::HEADER_BYTES + key.len() + value.len()) as u64;
-        slices.push(IoSlice::new(&ZEROS[..usize::try_from(padding).expect("below 8")]));
+        slices.push(IoSlice::new(
+            &ZEROS[..usize::try_from(padding).expect("below 8")],
+        ));
         start = end;
     }
     write_all(file, &mut slices)

@@ -33,17 +33,19 @@ pub(super) enum Kind {
     Manifest,
     Table,
     BlobFile,
+    Segment,
     Own,
     FjallOther,
     BlobTier,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Journal,
         Self::Manifest,
         Self::Table,
         Self::BlobFile,
+        Self::Segment,
         Self::Own,
         Self::FjallOther,
         Self::BlobTier,
@@ -56,6 +58,7 @@ impl Kind {
             ["index", "store", "database", name] if name.ends_with(".jnl") => Self::Journal,
             ["index", "store", "database", "keyspaces", _, "tables", _] => Self::Table,
             ["index", "store", "database", "keyspaces", _, "blobs", _] => Self::BlobFile,
+            ["index", "store", "payloads", _] => Self::Segment,
             ["index", "store", "database", "keyspaces", _, _] => Self::Manifest,
             ["index", "store", "database", ..] => Self::FjallOther,
             _ => Self::Own,
@@ -70,6 +73,7 @@ impl fmt::Display for Kind {
             Self::Manifest => "manifests",
             Self::Table => "tables",
             Self::BlobFile => "blob files of the index",
+            Self::Segment => "segments of the payload log",
             Self::Own => "our own files",
             Self::FjallOther => "other files of fjall",
             Self::BlobTier => "blobs of the blob tier",

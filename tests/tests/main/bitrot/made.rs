@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cenotaph::{Config, Engine, FjallOptions, Table};
+use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_tests::store::{payload, quick};
 use futures::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,8 @@ pub(super) struct Expected {
     pub(super) uploads: BTreeMap<String, (String, String)>,
 }
 
-/// Payload sizes, in bytes: inside the row, as a separate payload, in a blob file of the index, in
-/// the blob tier.
+/// Payload sizes, in bytes: inside the row, as a separate payload, in the payload log, in the blob
+/// tier.
 const SIZES: [usize; 4] = [10, 1100, 4100, 4200];
 const INLINE_BYTES_MAX: usize = 4150;
 const PART_BYTES: usize = 300;
@@ -51,7 +52,10 @@ pub(super) async fn make(dir: &Path) -> Expected {
         fill(&engine, life, &mut expected).await;
         engine.close().await.unwrap();
         drop(engine);
-        if life < 2 {
+        if life == 0 {
+            // These payloads are where builds without the payload log stored them.
+            FjallIndex::unlog(&dir.join("index")).unwrap();
+        } else if life == 1 {
             flush(dir);
         }
     }

@@ -109,6 +109,14 @@ impl Case {
         Self { directory, intact }
     }
 
+    /// Creates a case whose payloads are in blob files of the index, as in stores of builds without
+    /// the payload log.
+    async fn unlogged() -> Self {
+        let case = Self::new().await;
+        FjallIndex::unlog(&case.intact.join("index")).unwrap();
+        case
+    }
+
     async fn salvage(&self, damage: impl FnOnce(&Path)) -> Salvaged {
         self.try_salvage(damage).await.unwrap()
     }
@@ -389,7 +397,7 @@ async fn missing_table_file_is_reported_and_holds_orphans_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_blob_file_loses_only_its_payloads() {
-    let case = Case::new().await;
+    let case = Case::unlogged().await;
     let file = |old: &Path| newest(old, 2, "blobs");
     for (section, percent) in [("trailer", 20), ("toc", 50), ("meta", 2), ("meta", 60)] {
         case.loses_nothing(section, |old| flip_in(&file(old), section, percent))

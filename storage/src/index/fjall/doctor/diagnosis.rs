@@ -84,6 +84,14 @@ impl WayOut {
         }
     }
 
+    /// Returns the repair by a scrub that removes the objects in `loses`.
+    pub(super) fn scrub(loses: &str) -> Self {
+        Self {
+            how: "`cenotaph scrub --drop-damaged`, which names and removes the objects".to_owned(),
+            loses: loses.to_owned(),
+        }
+    }
+
     /// Returns the repair by a salvage that loses `loses`.
     pub(super) fn salvage(loses: &str) -> Self {
         Self {
