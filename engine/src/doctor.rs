@@ -46,9 +46,9 @@ pub fn examine(data: impl AsRef<Path>) -> Result<Diagnosis> {
 }
 
 /// Decodes a row of the index.
-fn named_row(key: &[u8], value: Bytes) -> Option<NamedRow> {
+fn named_row(key: &[u8], value: &Bytes) -> Option<NamedRow> {
     let object = ObjectId::decode(&Bytes::copy_from_slice(key)).ok()?;
-    let row = Row::decode(&value).ok()?;
+    let row = Row::decode(value).ok()?;
     Some(NamedRow {
         object: object.to_string().escape_debug().to_string(),
         payloads: row.belongings(),

@@ -34,7 +34,7 @@ pub use payloads::NamedRow;
 /// Damage is not an error, and neither is an open store: the [`Diagnosis`] reports both.
 pub fn examine(
     dir: &Path,
-    named_row: &dyn Fn(&[u8], Bytes) -> Option<NamedRow>,
+    named_row: &dyn Fn(&[u8], &Bytes) -> Option<NamedRow>,
 ) -> Result<Diagnosis> {
     let store = creation::store(dir);
     if !store.is_dir() {

@@ -50,7 +50,9 @@ fn key(number: usize) -> Bytes {
 }
 
 fn value(number: usize, bytes: usize) -> Bytes {
-    (0..bytes).map(|at| (at * 31 + number) as u8).collect()
+    (0..bytes)
+        .map(|at| (at * 31 + number).to_le_bytes()[0])
+        .collect()
 }
 
 fn read(log: &PayloadLog, pointer: &Pointer, key: &[u8]) -> Result<Bytes> {
@@ -280,7 +282,7 @@ fn mutated_segment_is_walked_without_a_panic() {
     let pointers = append(&log, &mut writer, &values);
     let path = log.path(pointers[0].segment);
     let whole = fs::read(&path).unwrap();
-    let target = cenotaph_fuzz::Target::new("segment of the payload log", [whole.clone()]);
+    let target = cenotaph_fuzz::Target::new("segment of the payload log", [whole]);
     target.buffers(4 * MIB).run(|input| {
         fs::write(&path, input).unwrap();
         let mut found = 0;

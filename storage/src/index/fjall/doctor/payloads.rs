@@ -45,7 +45,7 @@ struct DamagedSegment {
 /// not possible is a note.
 pub(super) fn examine(
     dir: &Path,
-    named_row: &dyn Fn(&[u8], Bytes) -> Option<NamedRow>,
+    named_row: &dyn Fn(&[u8], &Bytes) -> Option<NamedRow>,
     diagnosis: &mut Diagnosis,
 ) {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -63,7 +63,7 @@ pub(super) fn examine(
 
 fn walk(
     viewed: &Viewed,
-    named_row: &dyn Fn(&[u8], Bytes) -> Option<NamedRow>,
+    named_row: &dyn Fn(&[u8], &Bytes) -> Option<NamedRow>,
     diagnosis: &mut Diagnosis,
 ) -> Result<()> {
     let segments = viewed.log.segments();
@@ -112,7 +112,7 @@ fn walk(
 /// Adds the names of the objects with damaged payloads.
 fn name_objects(
     viewed: &Viewed,
-    named_row: &dyn Fn(&[u8], Bytes) -> Option<NamedRow>,
+    named_row: &dyn Fn(&[u8], &Bytes) -> Option<NamedRow>,
     keys: &BTreeMap<Bytes, PathBuf>,
     damaged: &mut BTreeMap<PathBuf, DamagedSegment>,
 ) -> Result<()> {
@@ -120,7 +120,7 @@ fn name_objects(
         let (key, value) = entry
             .into_inner()
             .map_err(|error| failed("doctor", error))?;
-        let Some(row) = named_row(&key, value.into()) else {
+        let Some(row) = named_row(&key, &value.into()) else {
             continue;
         };
         let path = row.payloads.iter().find_map(|payload| keys.get(payload));
