@@ -32,10 +32,12 @@ use super::{
     SpaceStats, Table,
 };
 use crate::env::{self, Env};
+use crate::modes::Modes;
 use crate::types::{Error, ErrorKind, Result};
 
 mod archive;
 mod check;
+mod closing;
 mod collector;
 mod copy;
 mod creation;
@@ -64,6 +66,7 @@ mod store;
 mod tidier;
 #[cfg(any(test, feature = "contract"))]
 mod unlogged;
+mod upkeep;
 mod view;
 mod walk;
 
@@ -80,6 +83,7 @@ use sink::FjallSink;
 use space::Space;
 use store::{Gone, Opened, Resident, Slot, Store};
 use tidier::Tidier;
+use upkeep::Upkeep;
 use view::Held;
 use walk::Walker;
 
@@ -92,6 +96,7 @@ pub struct FjallIndex {
     space: Arc<Space>,
     collector: Arc<Collector>,
     gone: Arc<Gone>,
+    modes: Modes,
 }
 
 impl FjallIndex {
@@ -210,6 +215,7 @@ impl FjallIndex {
         let store = Arc::new(Store {
             published,
             gaps: Gaps::new(),
+            upkeep: Upkeep::default(),
             slow_step: Duration::from_micros(options.slow_step_us),
             tables,
             database,
@@ -242,6 +248,7 @@ impl FjallIndex {
             slot,
             space,
             gone: Arc::new(Gone(Mutex::new(receiver))),
+            modes: options.modes,
         })
     }
 
@@ -358,11 +365,15 @@ impl Index for FjallIndex {
         let committer = self.committer.clone();
         let slot = self.slot.clone();
         let gone = self.gone.clone();
+        let space = self.space.clone();
+        let modes = self.modes;
         Box::pin(async move {
             env.blocking(move || {
                 let ended = committer.wait();
-                if let Ok(store) = slot.store() {
-                    store.log.delete_retired();
+                if ended == Ended::Joined
+                    && let Ok(store) = slot.store()
+                {
+                    prepare_close(&store, &space, committer.poisoned().is_some(), modes);
                 }
                 slot.clear();
                 match ended {
@@ -468,6 +479,20 @@ impl Snapshot for FjallSnapshot {
 
     fn keys(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         self.read(move |walker| walker.keys(table, range))
+    }
+}
+
+/// Frees dead segments, and flushes large journals, so that the next opening is fast. Every commit
+/// has ended.
+fn prepare_close(store: &Store, space: &Space, is_poisoned: bool, modes: Modes) {
+    store.log.delete_retired();
+    let Some(marker) = store.marker.as_ref().filter(|_| !is_poisoned) else {
+        return;
+    };
+    match caught("close", || closing::flush(store, space, marker.database())) {
+        Ok(true) => marker.flushed(modes),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(%error, "failed to flush the index at its close"),
     }
 }
 

@@ -254,6 +254,14 @@ impl MarkFile {
         self.file.write_all(&slot)
     }
 
+    /// Makes the written marks durable.
+    ///
+    /// # Errors
+    /// Errors of the file system.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+
     /// Overwrites both slots with the same mark, one after the other, so that later damage to a
     /// slot loses nothing.
     ///

@@ -2,7 +2,8 @@
 //!
 //! The committer records each acknowledged commit, at the cost of two loads and a lock. If commits
 //! were recorded, it writes the mark about once per second, between two commits and without a sync.
-//! The last mark is written after fjall has released its files. A failed write of the mark fails no
+//! The last mark is written after fjall has released its files, and replaces the journals if their
+//! batches were flushed (`closing.rs`). A failed write of the mark fails no
 //! commit: the mark on disk is only older.
 
 use std::collections::BTreeMap;
@@ -12,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::closing;
 use super::journal;
 use super::journals;
 use super::mark::{JOURNALS_MAX, Mark, MarkFile};
+use crate::modes::Modes;
 
 /// Minimum time between two marks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -35,6 +38,8 @@ struct State {
     changed: bool,
     /// Time of the last mark that was due.
     asked: Option<Duration>,
+    /// Modes of a new journal if all batches of the journals are in tables.
+    flushed: Option<Modes>,
     /// Sequence number of the first batch of each journal. These numbers never change.
     firsts: BTreeMap<u64, u64>,
 }
@@ -47,12 +52,18 @@ impl Marker {
             acknowledged: last.map(|last| (last, last.saturating_add(1))),
             changed: false,
             asked: None,
+            flushed: None,
             firsts: BTreeMap::new(),
         };
         Self {
             database: database.to_owned(),
             state: Mutex::new(state),
         }
+    }
+
+    /// Returns the directory of the database.
+    pub(super) fn database(&self) -> &Path {
+        &self.database
     }
 
     /// Records a durable batch. `low` was the next sequence number before its commit, and `high` is
@@ -89,8 +100,21 @@ impl Marker {
         state.changed = false;
     }
 
+    /// Records that tables contain all batches of the journals, durably, and that no batch follows.
+    /// The last mark then replaces the journals by an empty one with these modes.
+    pub(super) fn flushed(&self, modes: Modes) {
+        self.lock().flushed = Some(modes);
+    }
+
     fn close(&self) {
         let mut state = self.lock();
+        if let Some(modes) = state.flushed {
+            match state.replace_journals(&self.database, modes) {
+                Ok(()) => return,
+                // The journals, or some of them, are still there: the usual mark describes them.
+                Err(error) => tracing::warn!(%error, "failed to remove the flushed journals"),
+            }
+        }
         if let Err(error) = state
             .mark(&self.database, true)
             // No later write repairs a damaged slot of the last mark, so both slots receive it.
@@ -106,6 +130,20 @@ impl Marker {
 }
 
 impl State {
+    /// Carries out steps 2 to 4 of `closing.rs`.
+    fn replace_journals(&mut self, database: &Path, modes: Modes) -> io::Result<()> {
+        let next = closing::begin_journal(database, modes)?;
+        let mark = Mark {
+            closed: true,
+            oldest: next,
+            ..Mark::default()
+        };
+        self.file.write_twice(&mark)?;
+        // Otherwise a power cut could leave a mark that claims batches of the removed journals.
+        self.file.sync()?;
+        closing::remove_journals(database, next)
+    }
+
     /// Builds the mark of the current state.
     fn mark(&mut self, database: &Path, closed: bool) -> io::Result<Mark> {
         let (low, high) = self.acknowledged.unwrap_or_default();

@@ -170,7 +170,7 @@ pub(super) fn noop_batch() -> Batch {
 }
 
 /// Flushes all memtables, and waits for the end of the flush.
-fn flush(store: &Store, space: &Space) -> Result<()> {
+pub(super) fn flush(store: &Store, space: &Space) -> Result<()> {
     space.make_way_for_flush(store.database.write_buffer_size())?;
     for keyspace in store.tables.all() {
         keyspace
@@ -200,7 +200,7 @@ fn flush(store: &Store, space: &Space) -> Result<()> {
 }
 
 /// Compacts a table into its last level, if the disk has room for the new files.
-fn compact(store: &Store, space: &Space, table: Table) -> Result<()> {
+pub(super) fn compact(store: &Store, space: &Space, table: Table) -> Result<()> {
     let keyspace = store.tables.of(table);
     // A keyspace without tables may still have blob files that the last compaction found dead.
     let is_empty = keyspace.table_count() == 0 && keyspace.blob_file_count() == 0;

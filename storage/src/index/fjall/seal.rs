@@ -78,7 +78,7 @@ fn unavailable(database: &Path, error: io::Error) -> Error {
 }
 
 /// Returns the highest number of a journal, and the allocated bytes of all journals.
-fn journals(database: &Path) -> io::Result<(Option<u64>, u64)> {
+pub(super) fn journals(database: &Path) -> io::Result<(Option<u64>, u64)> {
     let mut newest = None;
     let mut bytes = 0;
     for entry in fs::read_dir(database)? {
@@ -107,7 +107,7 @@ fn allocated(metadata: &fs::Metadata) -> u64 {
 }
 
 /// Creates the empty journal with this number, durably.
-fn begin(database: &Path, number: u64, modes: Modes) -> io::Result<()> {
+pub(super) fn begin(database: &Path, number: u64, modes: Modes) -> io::Result<()> {
     let path = database.join(format!("{number}.jnl"));
     modes
         .file_options()

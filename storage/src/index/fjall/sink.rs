@@ -56,6 +56,7 @@ impl Sink for FjallSink {
             .committing(commit, put.map(|((table, key), _)| (*table, key)));
         let mut batch = OwnedWriteBatch::with_capacity(self.store.database.clone(), changes.len())
             .durability(Some(PersistMode::SyncData));
+        self.store.upkeep.committed(&changes);
         let (written, records) = pointers.finish();
         for ((table, key), value) in changes {
             let keyspace = self.store.tables.of(table);

@@ -17,6 +17,7 @@ use super::gaps::Gaps;
 use super::marker::{LastMark, Marker};
 use super::published::{Published, State};
 use super::space::Space;
+use super::upkeep::Upkeep;
 use super::view::Held;
 use super::walk::Walker;
 use crate::env::Env;
@@ -72,6 +73,7 @@ pub(super) enum Resident {
 pub(super) struct Store {
     pub(super) published: Published,
     pub(super) gaps: Gaps,
+    pub(super) upkeep: Upkeep,
     /// A step of a scan that takes this long is remembered as a gap.
     pub(super) slow_step: Duration,
     pub(super) tables: Tables,

@@ -4,6 +4,7 @@
 //! open    journals were sealed: wait until fjall drops them ──┐
 //! watch   space to reclaim, or a reserve to rebuild ──────────┼──> reclaim (`reclaim.rs`),
 //! refused put (`Index::reclaim`) ─────────────────────────────┘    then rebuild the reserve
+//! watch   many removed keys, or many journals (`upkeep.rs`) ─────> flush, compact
 //! ```
 //!
 //! At most one run at a time. Guards no invariant: work that fails is retried later. The required
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use super::failure::caught;
 use super::space::Space;
+use super::upkeep::Work;
 use super::{Slot, Store, reclaim};
 use crate::env::Env;
 use crate::index::group_commit::Committer;
@@ -53,15 +55,22 @@ impl Tidier {
         let Ok(store) = self.slot.store() else { return };
         let buffered = store.database.write_buffer_size();
         self.space.refresh(buffered, reclaim::compacting(&store));
+        let work = store.upkeep.due(&store, env.monotonic());
         // The thread takes the store again: an index that closes meanwhile is not kept open.
         drop(store);
         let is_wanted = self.space.has_garbage() || self.space.may_rebuild(buffered);
-        if !is_wanted || !self.space.begin_tidying() {
+        if !(is_wanted || work.is_some()) || !self.space.begin_tidying() {
             return;
         }
         let space = self.space.clone();
+        let thread_env = env.clone();
         let tidying = move || {
-            self.tidy();
+            if is_wanted {
+                self.tidy();
+            }
+            if let Some(work) = work {
+                self.keep_up(work, &thread_env);
+            }
             self.space.end_tidying();
         };
         if let Err(error) = env.thread("cenotaph-tidy", tidying) {
@@ -92,6 +101,32 @@ impl Tidier {
             self.space.refresh(buffered(), reclaim::compacting(&store));
         }
         self.space.rebuild(buffered());
+    }
+
+    /// Flushes or compacts tables. Blocks on the disk, and keeps the store open until it returns.
+    fn keep_up(&self, work: Work, env: &Env) {
+        let Ok(store) = self.slot.store() else { return };
+        let _alone = self.space.tidying();
+        let began = env.monotonic();
+        let dropped = store.upkeep.begin(work);
+        let done = caught("keep up", || {
+            // No published snapshot keeps the entries removed before it.
+            self.commit(reclaim::noop_batch())?;
+            reclaim::flush(&store, &self.space)?;
+            match work {
+                Work::Flush => Ok(()),
+                Work::Compact(table) => {
+                    reclaim::compact(&store, &self.space, table)?;
+                    // fjall deletes the files of older states when it rotates a memtable.
+                    self.commit(reclaim::noop_batch())?;
+                    reclaim::flush(&store, &self.space)
+                }
+            }
+        });
+        if let Err(error) = done {
+            tracing::warn!(%error, ?work, "failed to maintain the tables of the index");
+        }
+        store.upkeep.end(work, dropped, began, env.monotonic());
     }
 
     /// Frees all dead segments of the payload log, heads included.
