@@ -33,6 +33,8 @@ pub struct Options {
     pub on_fjall: bool,
     /// Planted bug that the checkers must find. Has an effect only with the feature `planted`.
     pub bug: Option<Bug>,
+    /// True to record no events. The run is the same and takes less time, but has no timeline.
+    pub without_timeline: bool,
 }
 
 /// Result of a run.
@@ -115,6 +117,9 @@ fn world(plan: &Plan, options: &Options) -> Sim {
         state.model.rules = Some(plan.setting.multipart);
         state.writes_max = Some(plan.setting.writes_at_once);
         state.strict_deletes = plan.setting.strict_deletes;
+        if options.without_timeline {
+            state.trace.stop_recording();
+        }
     }
     let sim = sim
         .config(config(&plan.setting))

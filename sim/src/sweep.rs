@@ -47,6 +47,10 @@ pub fn sweep(
     // Random faults would draw differently after the injected fault and shift the steps.
     let plan = plan.clone().without_faults();
     // Steps after the last client belong to the checks of the run, which are the same everywhere.
+    let options = &Options {
+        without_timeline: true,
+        ..*options
+    };
     let steps = run(&plan, options).steps_of_clients;
     let mut swept = Swept::default();
     for step in 1..=steps {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::format::{self, Landing, Orphan};
 use super::model::Model;
-use super::words::short;
+use super::words::{Words, short};
 use crate::report::coverage::Coverage;
 use crate::report::trace::Tick;
 use crate::tiers::blobs::Blobs;
@@ -22,10 +22,10 @@ impl Model {
         orphan: Option<Orphan>,
         blobs: &Blobs,
         coverage: &mut Coverage,
-        words: &mut Vec<String>,
+        words: &mut Words,
     ) {
         let Some(orphan) = orphan else {
-            words.push(format!("orphan {} settled", short(revision)));
+            words.push(|| format!("orphan {} settled", short(revision)));
             coverage.count("sweeper: an orphan settled");
             let path = self
                 .revisions
@@ -42,7 +42,7 @@ impl Model {
             self.orphans.remove(&revision);
             return;
         };
-        words.push(format!("orphan {} queued", short(revision)));
+        words.push(|| format!("orphan {} queued", short(revision)));
         self.orphaned.insert(revision);
         if self
             .rows

@@ -14,7 +14,6 @@ use super::commit_observer::Changed;
 use super::format::{Change, Landing, Row};
 use super::model::{Model, Revision};
 use super::trailers::payload_in;
-use super::words::short;
 use crate::report::coverage::Coverage;
 use crate::report::trace::Tick;
 use crate::tiers::blobs::Blobs;
@@ -49,15 +48,14 @@ impl Model {
             .collect()
     }
 
-    /// Checks a change that is recorded and takes it into the model. Returns a description for the
-    /// trace.
+    /// Checks a change that is recorded and takes it into the model.
     pub(super) fn recorded(
         &mut self,
         id: Uuid,
         change: &Change,
         tick: Tick,
         coverage: &mut Coverage,
-    ) -> String {
+    ) {
         if change.epoch != self.epoch {
             let message = format!(
                 "change has the epoch of another engine: change={id} epoch={} current={}",
@@ -100,12 +98,10 @@ impl Model {
         // The first record counts: from then on the upload may begin.
         self.recorded.entry(id).or_insert(tick);
         self.changes.insert(id, change.clone());
-        format!("change {} recorded", short(id))
     }
 
-    /// Checks a change that is settled and removes it from the model. Returns a description for the
-    /// trace if no row and no part of the batch describes the change. A change that is already gone
-    /// is not checked.
+    /// Checks a change that is settled and removes it from the model. Returns its end if no row and
+    /// no part of the batch shows it. A change that is already gone is not checked.
     pub(super) fn settled(
         &mut self,
         id: Uuid,
@@ -113,7 +109,7 @@ impl Model {
         tick: Tick,
         blobs: &Blobs,
         coverage: &mut Coverage,
-    ) -> Option<String> {
+    ) -> Option<&'static str> {
         // Recovery and the write itself may both settle a change. The second removal has no effect.
         let change = self.changes.remove(&id)?;
         self.ended.insert(id);
@@ -164,11 +160,11 @@ impl Model {
         }
         if may_land {
             coverage.count("recovery: a change fenced");
-            return Some(format!("change {} fenced", short(id)));
+            return Some("fenced");
         }
         coverage.count("swap: superseded");
         self.superseded(id, &change, tick, blobs, coverage);
-        Some(format!("change {} superseded", short(id)))
+        Some("superseded")
     }
 
     /// Checks a change that its own write settled without a commit: superseded, in conflict, or the

@@ -14,6 +14,7 @@ use super::call::{About, Asked, Call, Called};
 use super::format::{self, Change, Orphan, Row};
 use super::model::Model;
 use super::sessions::Steps;
+use super::words::{Words, short};
 use crate::report::coverage::Coverage;
 use crate::report::trace::Tick;
 use crate::tiers::blobs::Blobs;
@@ -86,28 +87,34 @@ impl Model {
         })
     }
 
-    /// Checks a batch that has become durable and takes it into the model. Returns a description
-    /// for the trace.
+    /// Checks a batch that has become durable and takes it into the model. Adds a description to
+    /// `words`.
     pub(crate) fn commit(
         &mut self,
         tick: Tick,
         batch: &Batch,
         blobs: &Blobs,
         coverage: &mut Coverage,
-    ) -> String {
+        words: &mut Words,
+    ) {
         let changed = self.decode(batch, blobs);
         self.together(&changed);
         // The checks below change the model, so the rows before the batch are read first.
         let before = self.before(&changed);
-        let mut words = Vec::new();
         // The content of a completed upload must be in the model before its row is checked below.
         self.assemble(&changed);
         // Changes come first: their checks compare with the rows before the batch.
         for (id, recorded) in &changed.changes {
-            words.extend(match recorded {
-                Some(change) => Some(self.recorded(*id, change, tick, coverage)),
+            let end = match recorded {
+                Some(change) => {
+                    self.recorded(*id, change, tick, coverage);
+                    Some("recorded")
+                }
                 None => self.settled(*id, &changed, tick, blobs, coverage),
-            });
+            };
+            if let Some(end) = end {
+                words.push(|| format!("change {} {end}", short(*id)));
+            }
         }
         for (object, row) in &changed.rows {
             self.swap(
@@ -118,31 +125,24 @@ impl Model {
                 tick,
                 blobs,
                 coverage,
-                &mut words,
+                words,
             );
         }
-        self.steps(&changed, &before, tick, blobs, coverage, &mut words);
+        self.steps(&changed, &before, tick, blobs, coverage, words);
         // Orphans come last: the rows and parts must already have given them up.
         for (revision, orphan) in changed.orphans {
-            self.orphan(revision, orphan, blobs, coverage, &mut words);
+            self.orphan(revision, orphan, blobs, coverage, words);
         }
-        if words.is_empty()
-            && batch
-                .ops()
-                .iter()
-                .any(|(table, key, _)| *table == Table::Meta && key == "epoch")
-        {
-            words.push("a new epoch".to_owned());
+        let has = |wanted: &[u8]| {
+            let mut ops = batch.ops().iter();
+            ops.any(|(table, key, _)| *table == Table::Meta && key == wanted)
+        };
+        if words.lacks_text() && has(b"epoch") {
+            words.push(|| "a new epoch".to_owned());
         }
-        if words.is_empty()
-            && batch
-                .ops()
-                .iter()
-                .any(|(table, key, _)| *table == Table::Meta && key == format::STORE)
-        {
-            words.push("the store and its tier".to_owned());
+        if words.lacks_text() && has(format::STORE) {
+            words.push(|| "the store and its tier".to_owned());
         }
-        words.join("; ")
     }
 
     /// Checks that an opening raises the epoch by 1.

@@ -47,6 +47,7 @@ pub(crate) use history::check_history;
 pub(crate) use model::Model;
 pub(crate) use quiescence::check_settled;
 pub use search::{Operation, Search, linearize};
+pub(crate) use words::Words;
 
 /// A violated claim.
 #[derive(Clone, Debug, PartialEq, Eq)]

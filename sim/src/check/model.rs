@@ -14,7 +14,7 @@ use super::format::{Change, Landing, Orphan, Row};
 use super::sessions::Upload;
 use crate::faults::{Fault, PROVOKING};
 use crate::report::trace::Tick;
-use crate::workload::payload::payload;
+use crate::workload::payload::Payloads;
 use crate::workload::plan::UploadRules;
 
 /// Model of both tiers and of all that has happened in a world.
@@ -54,6 +54,8 @@ pub(crate) struct Model {
     pub(super) reading: BTreeMap<usize, Reader>,
     /// Every multipart upload that ever existed, by its id.
     pub(super) uploads: BTreeMap<Bytes, Upload>,
+    /// Payloads that clients have sent.
+    pub(crate) puts: Payloads,
     /// Content of each completed upload, by the number of the call that began it.
     pub(super) contents: BTreeMap<u64, Bytes>,
     /// Change with which each revision was recorded.
@@ -196,7 +198,7 @@ impl Model {
             Some(content) => Some(content.clone()).filter(|content| content.len() as u64 == bytes),
             // The content of an open upload is not yet decided.
             None if self.uploads.values().any(is_upload) => None,
-            None => Some(payload(write, bytes)),
+            None => Some(self.puts.of(write, bytes)),
         }
     }
 

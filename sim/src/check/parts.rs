@@ -18,7 +18,6 @@ use super::trailers::payload_in;
 use crate::report::coverage::Coverage;
 use crate::report::trace::Tick;
 use crate::tiers::blobs::Blobs;
-use crate::workload::payload::payload;
 use crate::workload::plan::Span;
 
 impl Model {
@@ -160,7 +159,7 @@ impl Model {
                 *of == u32::from(number)
                     && *bytes == content.len() as u64
                     // A stored part does not name its write, so the bytes are compared.
-                    && payload(*write, *bytes) == *content
+                    && self.puts.of(*write, *bytes) == *content
             }
             Call::Multipart(Asked {
                 what:

@@ -15,7 +15,7 @@ use super::format::{self, Body, Landing, Manifest, Row};
 use super::model::{Model, Origin};
 use super::sessions::Upload;
 use super::trailers::{has_trailer, payload_in};
-use super::words::{described, transition};
+use super::words::{Words, described, transition};
 use crate::report::coverage::Coverage;
 use crate::report::trace::Tick;
 use crate::tiers::blobs::Blobs;
@@ -40,7 +40,7 @@ impl Model {
         tick: Tick,
         blobs: &Blobs,
         coverage: &mut Coverage,
-        words: &mut Vec<String>,
+        words: &mut Words,
     ) {
         // Cloned, because the checks below change the model.
         let old = self.rows.get(object).cloned();
@@ -48,16 +48,12 @@ impl Model {
         let origin = row.map(|row| self.origin(object, row, changed, before));
         match (&old, row, &origin) {
             (_, Some(row), Some(origin)) => {
-                words.push(format!(
-                    "{name} = version {} ({})",
-                    row.version,
-                    described(row)
-                ));
+                words.push(|| format!("{name} = version {} ({})", row.version, described(row)));
                 // The kind of the write decides which fields may change.
                 self.derived(object, row, origin, before, tick, coverage);
                 self.committed(object, row, origin, changed, before, tick, blobs);
             }
-            (Some(_), None, _) => words.push(format!("{name} deleted")),
+            (Some(_), None, _) => words.push(|| format!("{name} deleted")),
             (None, None, _) | (_, Some(_), None) => {
                 self.violated("I3", format!("an absent object is deleted: object={name}"));
             }
@@ -249,7 +245,8 @@ impl Model {
         let is_assembled = self.is_assembled(row) && *origin != Origin::Copied;
         self.check_tier(row, is_assembled);
         let put = row.write.and_then(|write| self.content(write, row.size));
-        self.check_payload(row, put.as_ref(), is_assembled);
+        let sum = put.as_ref().map(|put| xxh3_64(put));
+        self.check_payload(row, put.as_ref(), sum, is_assembled);
         if let Body::Tombstone(manifest) = &row.body {
             let is_new = self.is_new(object, manifest, before);
             if is_new && !changed.settled.contains(&row.operation) {
@@ -258,7 +255,7 @@ impl Model {
                     format!("commit without a live change: operation={}", row.operation),
                 );
             }
-            self.check_blobs(row, manifest, put, blobs);
+            self.check_blobs(row, manifest, (put, sum), blobs);
         }
     }
 
@@ -320,11 +317,17 @@ impl Model {
     }
 
     /// Checks the checksum of a row, and an embedded payload, against the bytes that were put.
-    fn check_payload(&mut self, row: &Row, put: Option<&Bytes>, is_assembled: bool) {
+    fn check_payload(
+        &mut self,
+        row: &Row,
+        put: Option<&Bytes>,
+        sum: Option<u64>,
+        is_assembled: bool,
+    ) {
         // Nothing reads an assembled object as a whole when it is completed, so its row may have no
         // checksum.
         let is_unsummed = is_assembled && row.checksum.is_none();
-        if put.is_some_and(|put| row.checksum != Some(xxh3_64(put)) && !is_unsummed) {
+        if sum.is_some() && row.checksum != sum && !is_unsummed {
             self.violated(
                 "metadata",
                 format!("checksum does not match: version={}", row.version),
@@ -364,8 +367,17 @@ impl Model {
             .any(|extent| !known.contains(&extent.revision))
     }
 
-    /// Checks each blob of a tombstone against its share of the bytes that were put.
-    fn check_blobs(&mut self, row: &Row, manifest: &Manifest, put: Option<Bytes>, blobs: &Blobs) {
+    /// Checks each blob of a tombstone against its share of the bytes that were put. `put` is all of
+    /// these bytes and their checksum.
+    fn check_blobs(
+        &mut self,
+        row: &Row,
+        manifest: &Manifest,
+        put: (Option<Bytes>, Option<u64>),
+        blobs: &Blobs,
+    ) {
+        let (put, sum) = put;
+        let whole = put.as_ref().map_or(0, Bytes::len);
         // Split blobs follow each other in the order of the manifest.
         let mut rest = put;
         for extent in &manifest.extents {
@@ -373,7 +385,9 @@ impl Model {
                 rest.len().min(usize::try_from(extent.bytes).unwrap_or(0))
             });
             let own = rest.as_mut().map(|rest| rest.split_to(at));
-            self.check_blob(row, extent, own.as_ref(), blobs);
+            // A blob that holds all bytes has their checksum.
+            let sum = sum.filter(|_| at == whole);
+            self.check_blob(row, extent, (own.as_ref(), sum), blobs);
         }
         if rest.is_some_and(|rest| !rest.is_empty()) {
             self.violated(
@@ -388,9 +402,10 @@ impl Model {
         &mut self,
         row: &Row,
         extent: &format::Extent,
-        put: Option<&Bytes>,
+        put: (Option<&Bytes>, Option<u64>),
         blobs: &Blobs,
     ) {
+        let (put, sum) = put;
         // The payload of an unfinished blob is not compared.
         let known = self
             .revisions
@@ -404,8 +419,11 @@ impl Model {
             );
             return self.violated("I2", message);
         };
-        let found = (bytes.len() as u64, xxh3_64(&bytes));
-        if found != (extent.bytes, extent.checksum) || put.is_some_and(|put| *put != bytes) {
+        let is_as_put = put.is_none_or(|put| *put == bytes);
+        // Equal bytes have an equal checksum, which need not be computed again.
+        let sum = sum.filter(|_| is_as_put);
+        let found = (bytes.len() as u64, sum.unwrap_or_else(|| xxh3_64(&bytes)));
+        if found != (extent.bytes, extent.checksum) || !is_as_put {
             self.violated(
                 "I2",
                 format!(

@@ -21,7 +21,7 @@ use super::commit_observer::{Before, Changed};
 use super::format::{self, Part, Phase, Row, Session, SessionKey};
 use super::model::Model;
 use super::upload_end::Ending;
-use super::words::short;
+use super::words::{Words, short};
 use crate::faults::Fault;
 use crate::report::coverage::Coverage;
 use crate::report::trace::Tick;
@@ -202,14 +202,14 @@ impl Model {
         tick: Tick,
         blobs: &Blobs,
         coverage: &mut Coverage,
-        words: &mut Vec<String>,
+        words: &mut Words,
     ) {
         for (id, step) in &changed.steps.0 {
             let was = self.uploads.get(id).map(|upload| upload.session().cloned());
             // The outer `None` of `was` is an unknown upload, the inner `None` a removed record.
             match (&step.session, was) {
                 (Some((object, Some(session))), None) => {
-                    words.push("an upload begins".to_owned());
+                    words.push(|| "an upload begins".to_owned());
                     coverage.count("upload: began");
                     self.check_begin(id, object, session, tick);
                 }
@@ -222,7 +222,8 @@ impl Model {
                         before,
                         tick,
                     };
-                    words.push(self.check_end(&ending, coverage));
+                    let ended = self.check_end(&ending, coverage);
+                    words.push(|| ended.to_owned());
                 }
                 (Some((_, now)), Some(None) | None) => {
                     let step = now.as_ref().map_or("is removed", |_| "is restored");
@@ -239,10 +240,8 @@ impl Model {
             for (&number, part) in &step.parts {
                 match part {
                     Some(part) if is_open && step.session.is_none() => {
-                        words.push(format!(
-                            "part {number} stored, in blob {}",
-                            short(part.extent.revision)
-                        ));
+                        let blob = part.extent.revision;
+                        words.push(|| format!("part {number} stored, in blob {}", short(blob)));
                         self.check_part(id, number, part, (changed, tick), blobs, coverage);
                     }
                     Some(_) => self.violated(

@@ -52,7 +52,11 @@ impl Ending<'_> {
 impl Model {
     /// Checks the end of an upload, or the removal of its upload record, and takes it into the
     /// model. Returns the name of the step.
-    pub(super) fn check_end(&mut self, ending: &Ending<'_>, coverage: &mut Coverage) -> String {
+    pub(super) fn check_end(
+        &mut self,
+        ending: &Ending<'_>,
+        coverage: &mut Coverage,
+    ) -> &'static str {
         let found = match self.uploads.get(ending.id) {
             Some(upload) => self.ending(upload, ending),
             None => Vec::new(),
@@ -61,7 +65,7 @@ impl Model {
             .into_iter()
             .for_each(|message| self.violated("sessions", message));
         let Some(upload) = self.uploads.get_mut(ending.id) else {
-            return String::new();
+            return "";
         };
         // Only a row that the upload record names is the result of the upload.
         let row = ending.row(upload).filter(|row| completes(ending.now, row));
@@ -103,7 +107,7 @@ impl Model {
         }
         let counter = counter(ending.was, ending.now);
         coverage.count(counter);
-        counter.to_owned()
+        counter
     }
 
     /// Returns the violations in the transition of the upload record.

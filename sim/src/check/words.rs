@@ -4,6 +4,33 @@ use uuid::Uuid;
 
 use super::format::{Body, Row};
 
+/// Description of a batch for the trace. Composed only if the trace is recorded.
+pub(crate) struct Words(Option<Vec<String>>);
+
+impl Words {
+    /// Creates an empty description.
+    pub(crate) fn new(is_recorded: bool) -> Self {
+        Self(is_recorded.then(Vec::new))
+    }
+
+    /// Adds a text.
+    pub(super) fn push(&mut self, text: impl FnOnce() -> String) {
+        if let Some(words) = &mut self.0 {
+            words.push(text());
+        }
+    }
+
+    /// Returns true if the description is composed, and has no text yet.
+    pub(super) fn lacks_text(&self) -> bool {
+        self.0.as_ref().is_some_and(Vec::is_empty)
+    }
+
+    /// Returns all texts.
+    pub(crate) fn joined(&self) -> String {
+        self.0.as_deref().unwrap_or_default().join("; ")
+    }
+}
+
 /// Returns the last six digits of an id. The first digits encode the time and are alike.
 pub(super) fn short(id: Uuid) -> String {
     let text = id.simple().to_string();

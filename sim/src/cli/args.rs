@@ -121,6 +121,7 @@ impl How {
         Options {
             on_fjall: self.fjall,
             bug,
+            ..Options::default()
         }
     }
 

@@ -33,7 +33,8 @@ impl Total {
     }
 }
 
-/// Runs the plans of these seeds. Calls `after` with each report and stops if it returns `false`.
+/// Runs the plans of these seeds without timelines. Calls `after` with each report and stops if it
+/// returns `false`.
 pub(crate) fn run_all(
     seeds: std::ops::Range<u64>,
     operations: usize,
@@ -41,6 +42,10 @@ pub(crate) fn run_all(
     jobs: usize,
     after: impl Fn(u64, &Report) -> bool + Sync,
 ) -> Total {
+    let options = &Options {
+        without_timeline: true,
+        ..*options
+    };
     let next = AtomicU64::new(seeds.start);
     let enough = AtomicBool::new(false);
     let total = Mutex::new(Total::default());

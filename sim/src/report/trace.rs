@@ -2,7 +2,8 @@
 //!
 //! A trace is a function of the seed, byte for byte. It therefore contains nothing of the process:
 //! no actor ids, task ids, addresses or real time. The length of the trace is the *tick* of the
-//! world, the logical time that the checks compare.
+//! world, the logical time that the checks compare. A trace that is not recorded counts its events
+//! and keeps none of them: composing the details of an event takes longer than checking it.
 
 #![expect(
     clippy::disallowed_types,
@@ -11,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use tokio::task;
@@ -78,6 +80,26 @@ pub struct Event {
     pub detail: String,
 }
 
+/// Hasher of task ids. They are consecutive numbers, which a multiplication spreads well enough.
+#[derive(Default)]
+struct TaskHasher(u64);
+
+impl Hasher for TaskHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
 struct LaneName {
     name: String,
     is_actor: bool,
@@ -85,29 +107,44 @@ struct LaneName {
 
 /// Ordered events of a run.
 pub struct Trace {
+    is_recorded: bool,
     events: Vec<Event>,
+    /// Number of events, recorded or not.
+    ticks: Tick,
     lanes: Vec<LaneName>,
     /// Lanes of the tasks of this incarnation.
-    of_task: HashMap<task::Id, Lane>,
+    of_task: HashMap<task::Id, Lane, BuildHasherDefault<TaskHasher>>,
     life: u32,
 }
 
 impl Trace {
-    /// Creates an empty trace. Its first lane is that of the world.
+    /// Creates an empty trace, which is recorded. Its first lane is that of the world.
     pub(crate) fn new() -> Self {
         let lanes = vec![LaneName {
             name: "world".to_owned(),
             is_actor: false,
         }];
         Self {
-            events: Vec::with_capacity(1024),
+            is_recorded: true,
+            events: Vec::new(),
+            ticks: 0,
             lanes,
-            of_task: HashMap::new(),
+            of_task: HashMap::default(),
             life: 0,
         }
     }
 
-    /// Returns all events in order.
+    /// Only counts the events from now on.
+    pub(crate) fn stop_recording(&mut self) {
+        self.is_recorded = false;
+    }
+
+    /// Returns true if the events are kept.
+    pub(crate) const fn is_recorded(&self) -> bool {
+        self.is_recorded
+    }
+
+    /// Returns all recorded events in order.
     pub fn events(&self) -> &[Event] {
         &self.events
     }
@@ -125,7 +162,7 @@ impl Trace {
 
     /// Returns the tick of the next event.
     pub(crate) fn tick(&self) -> Tick {
-        self.events.len() as Tick
+        self.ticks
     }
 
     /// Starts the next incarnation.
@@ -142,11 +179,12 @@ impl Trace {
 
     /// Names the lane of the current task. An existing lane of this name is continued, so that a
     /// restarted shard stays on its lane.
-    pub(crate) fn name_lane(&mut self, name: String, is_actor: bool) {
+    pub(crate) fn name_lane(&mut self, name: &str, is_actor: bool) {
         // Code outside of a task belongs to the world, which has a name.
         let Some(task) = task::try_id() else { return };
         let known = self.lanes.iter().position(|lane| lane.name == name);
         let lane = known.unwrap_or_else(|| {
+            let name = name.to_owned();
             self.lanes.push(LaneName { name, is_actor });
             self.lanes.len() - 1
         });
@@ -173,7 +211,7 @@ impl Trace {
             return lane;
         }
         // All unnamed, short-lived tasks share a lane.
-        self.name_lane("tasks".to_owned(), false);
+        self.name_lane("tasks", false);
         self.of_task[&task]
     }
 
@@ -184,8 +222,12 @@ impl Trace {
         step: u64,
         kind: Kind,
         what: &'static str,
-        detail: String,
+        detail: impl FnOnce() -> String,
     ) -> Tick {
+        self.ticks += 1;
+        if !self.is_recorded {
+            return self.ticks - 1;
+        }
         let lane = self.lane();
         let life = self.life;
         self.events.push(Event {
@@ -195,16 +237,16 @@ impl Trace {
             lane,
             kind,
             what,
-            detail,
+            detail: detail(),
         });
-        self.events.len() as Tick - 1
+        self.ticks - 1
     }
 }
 
 impl fmt::Debug for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Trace")
-            .field("events", &self.events.len())
+            .field("events", &self.ticks)
             .finish_non_exhaustive()
     }
 }

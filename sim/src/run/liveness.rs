@@ -46,7 +46,7 @@ async fn check_quiescence(world: &Controls, engine: &Engine, violated: impl Fn(S
             let overdue = {
                 let durable_state = world.durable_state();
                 let mut state = durable_state.state();
-                state.note(Kind::World, "counts expired objects", String::new());
+                state.note(Kind::World, "counts expired objects", String::new);
                 state
                     .model
                     .overdue(u64::try_from(EXPIRER_PATIENCE.as_millis()).unwrap_or(u64::MAX))

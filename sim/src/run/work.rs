@@ -209,7 +209,7 @@ async fn run_client(client: Client, number: usize, work: Arc<Work>) {
 pub(super) fn closing(world: &Controls) {
     let durable_state = world.durable_state();
     let mut state = durable_state.state();
-    let tick = state.note(Kind::World, "closing", String::new());
+    let tick = state.note(Kind::World, "closing", String::new);
     state.model.closing(tick);
 }
 

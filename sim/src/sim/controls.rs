@@ -247,7 +247,7 @@ impl Controls {
     /// affected.
     pub fn jump_clock(&self, by_ms: i64) {
         let mut state = self.scheduler.durable_state().state();
-        state.struck(Fault::ClockJump, format!("by {by_ms} ms"));
+        state.struck(Fault::ClockJump, || format!("by {by_ms} ms"));
         state.jump_clock(by_ms);
     }
 
@@ -283,7 +283,7 @@ impl Controls {
                 .durable_state()
                 .state()
                 .trace
-                .name_lane(name, false);
+                .name_lane(&name, false);
             // The first step lets the scheduler decide when the task begins.
             scheduler.pass("task begins", String::new).await;
             task.await
@@ -294,7 +294,7 @@ impl Controls {
     pub fn note(&self, text: impl Into<String>) {
         self.scheduler
             .durable_state()
-            .note(Kind::World, "note", text.into());
+            .note(Kind::World, "note", || text.into());
     }
 
     pub(crate) fn durable_state(&self) -> Arc<DurableState> {

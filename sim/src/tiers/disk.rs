@@ -2,9 +2,10 @@
 //! their faults are in `index.rs`.
 //!
 //! ```text
-//! append: batch ──encode──> tail    not visible
+//! append: batch ──────────> tail    not visible
 //! sync:   tail ──apply──> tables    durable, visible to readers (I7)
-//! crash:  tail cut at any byte, maybe damaged ──> whole records before the first bad byte survive
+//! crash:  tail ──encode──> cut at any byte, maybe damaged ──> whole records before the first bad
+//!         byte survive
 //!
 //! record: | length u32 | xxh3 u64 | body |
 //! body:   for each change: table u8 | kind u8 | key length u32 | key | value length u32 | value
@@ -70,10 +71,8 @@ struct State {
     synced: Tables,
     /// Tables with unsynced batches, which readers see if this bug is planted.
     unsynced: Option<Tables>,
-    /// Unsynced batches, in order.
+    /// Unsynced batches, in order: the tail of the journal. Encoded only when a crash cuts it.
     pending: Vec<Batch>,
-    /// Encoded unsynced batches.
-    tail: Vec<u8>,
     locked: bool,
 }
 
@@ -85,7 +84,6 @@ impl Disk {
             synced: Tables::default(),
             unsynced: shows_unsynced.then(Tables::default),
             pending: Vec::new(),
-            tail: Vec::new(),
             locked: false,
         }))
     }
@@ -128,14 +126,12 @@ impl Disk {
         if let Some(unsynced) = &mut state.unsynced {
             unsynced.apply(batch);
         }
-        encode(batch, &mut state.tail);
         state.pending.push(batch.clone());
     }
 
     /// Makes all appended batches durable and returns them in order.
     pub(crate) fn sync(&self) -> Vec<Batch> {
         let mut state = self.state();
-        state.tail.clear();
         let batches = std::mem::take(&mut state.pending);
         batches.iter().for_each(|batch| state.synced.apply(batch));
         batches
@@ -145,8 +141,10 @@ impl Disk {
     /// damaged before the cut. Whole batches before the first bad byte become durable, in order.
     pub(crate) fn replay(&self) -> Replayed {
         let mut state = self.state();
-        state.pending.clear();
-        let mut tail = std::mem::take(&mut state.tail);
+        let mut tail = Vec::new();
+        for batch in std::mem::take(&mut state.pending) {
+            encode(&batch, &mut tail);
+        }
         if !tail.is_empty() {
             // Every length is possible, including none and all.
             let kept = state.chance.index(tail.len() + 1);

@@ -140,7 +140,7 @@ impl Inner {
                 .durable_state()
                 .state()
                 .trace
-                .name_lane("index".to_owned(), false);
+                .name_lane("index", false);
             while let Some(batches) = inner.gather() {
                 inner.commit(batches).await;
             }

@@ -52,7 +52,7 @@ impl DurableState {
         } else {
             "blob written in part"
         };
-        let tick = state.note(Kind::Effect, event, format!("{path} {bytes} bytes"));
+        let tick = state.note(Kind::Effect, event, || format!("{path} {bytes} bytes"));
         match path {
             MARKER_PATH => state.model.marked(&self.blobs),
             path => state.model.blob_written(tick, path, is_whole),
@@ -64,7 +64,7 @@ impl DurableState {
     fn blob_goes(&self, path: &str) {
         self.blobs.remove(path);
         let mut state = self.state();
-        let tick = state.note(Kind::Effect, "blob deleted", path.to_owned());
+        let tick = state.note(Kind::Effect, "blob deleted", || path.to_owned());
         state.model.blob_deleted(tick, path);
         state.report_violations();
     }
@@ -148,7 +148,7 @@ impl Link {
         if now < durable_state.state().tier_away_until {
             durable_state
                 .state()
-                .struck(Fault::TierAway, path.to_owned());
+                .struck(Fault::TierAway, || path.to_owned());
             return true;
         }
         if durable_state.strikes(Fault::TierAway, || path.to_owned()) {
@@ -259,7 +259,7 @@ impl Link {
             link.durable_state()
                 .state()
                 .trace
-                .name_lane("network".to_owned(), false);
+                .name_lane("network", false);
             sleep(due.saturating_sub(link.durable_state().elapsed())).await;
             // The world may crash here. The flight then continues in the next incarnation.
             link.0.pass("blob lands late", String::new).await;
@@ -320,7 +320,7 @@ impl Link {
         if durable_state.blobs.is_hidden(path, durable_state.elapsed()) {
             durable_state
                 .state()
-                .struck(Fault::BlobNotFound, path.to_owned());
+                .struck(Fault::BlobNotFound, || path.to_owned());
         } else if durable_state.strikes(Fault::BlobNotFound, || path.to_owned()) {
             let until = durable_state.elapsed()
                 + Duration::from_millis(durable_state.below(MISSING_MS_MAX));

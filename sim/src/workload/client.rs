@@ -1,6 +1,7 @@
 //! A client: performs the operations of its plan in sequence, and records its calls and answers for
 //! the checks.
 
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ mod uploads;
 mod writes;
 
 use body::{DropWatch, body};
-use described::{answer_name, described};
+use described::{answer_name, call_of, described};
 use reads::{Pace, range, write_of};
 use uploads::Handles;
 pub(crate) use uploads::Slots;
@@ -75,23 +76,20 @@ impl Client {
         }
         // Reading the head for the demand is a call, too, and must end before this call starts.
         let demand = self.demand(op).await;
-        let (call, text) = described(
-            op,
-            write,
-            demand.clone(),
-            self.engine.config().inline_bytes_max as u64,
-        );
-        let number = self.called(call, text);
-        self.receive(number, op, self.ask(op, write, &demand, number))
-            .await
+        let inline_bytes_max = self.engine.config().inline_bytes_max as u64;
+        let call = call_of(op, write, demand.clone(), inline_bytes_max);
+        let number = self.called(call, || described(op, write, &demand));
+        let answer = pin!(self.ask(op, write, &demand, number));
+        self.receive(number, op, answer).await
     }
 
     /// Waits for the answer to a call and records it. A call without an answer violates liveness.
+    /// The caller pins the future: it is large, and each move would copy it.
     async fn receive(
         &self,
         number: usize,
         call: &impl std::fmt::Debug,
-        answer: impl Future<Output = Answer>,
+        answer: Pin<&mut impl Future<Output = Answer>>,
     ) -> Answer {
         let answer = match self.world.env().deadline(PATIENCE, answer).await {
             Some(answer) => answer,
@@ -120,13 +118,18 @@ impl Client {
             kind: Reading::Bytes,
             span: Span::All,
         };
-        let number = self.called(call, format!("get {id} for the last time"));
+        let number = self.called(call, || format!("get {id} for the last time"));
         let answer = self.get(id, Span::All, Pace::default(), number).await;
         self.answered(number, answer);
     }
 
+    /// Returns the payload of a write. The model keeps it for its checks.
+    fn payload(&self, write: u64, bytes: u64) -> Bytes {
+        self.durable_state.state().model.puts.keep(write, bytes)
+    }
+
     /// Records a call and returns its number. `text` describes the call in the timeline.
-    fn called(&self, call: Call, text: String) -> usize {
+    fn called(&self, call: Call, text: impl FnOnce() -> String) -> usize {
         // Timeline and model are changed under a single lock, so that both have the same order.
         let mut state = self.durable_state.state();
         let tick = state.note(Kind::Call, "calls", text);
@@ -137,7 +140,7 @@ impl Client {
     fn answered(&self, number: usize, answer: Answer) {
         let mut state = self.durable_state.state();
         state.coverage.count(answer_name(&answer));
-        let tick = state.note(Kind::Answer, "receives", format!("{answer:?}"));
+        let tick = state.note(Kind::Answer, "receives", || format!("{answer:?}"));
         state.model.answered(tick, number, answer);
     }
 
@@ -287,7 +290,7 @@ impl Client {
         let watch = DropWatch::new(&self.durable_state);
         let put = self
             .engine
-            .put(id, body(write, bytes, shape, watch.clone()))
+            .put(id, body(&self.payload(write, bytes), shape, watch.clone()))
             .attributes(attributes(write, lifetime));
         let put = put.precondition(precondition(demand));
         let outcome = match shape {

@@ -1,6 +1,8 @@
 //! Payloads of a workload. The bytes of a write are a function of its number, so that a check can
 //! generate them again.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 /// Size of the generated piece in bytes. A longer payload repeats the piece, which is much faster
@@ -9,7 +11,7 @@ const PIECE: usize = 1024;
 
 /// Returns the payload of a write: its number, followed by bytes that are derived from it. No two
 /// pieces of a payload are equal.
-pub(crate) fn payload(write: u64, bytes: u64) -> Bytes {
+fn payload(write: u64, bytes: u64) -> Bytes {
     let length = usize::try_from(bytes).expect("payloads fit into memory");
     let mut piece = Vec::with_capacity(PIECE);
     let mut word = write.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -27,6 +29,24 @@ pub(crate) fn payload(write: u64, bytes: u64) -> Bytes {
     }
     out.truncate(length);
     out.into()
+}
+
+/// Payloads that the clients of a run have sent, kept for the checks that compare with them.
+#[derive(Default)]
+pub(crate) struct Payloads(BTreeMap<(u64, u64), Bytes>);
+
+impl Payloads {
+    /// Returns the payload of a write, and keeps it.
+    pub(crate) fn keep(&mut self, write: u64, bytes: u64) -> Bytes {
+        let kept = self.0.entry((write, bytes));
+        kept.or_insert_with(|| payload(write, bytes)).clone()
+    }
+
+    /// Returns the payload of a write, which need not be kept.
+    pub(crate) fn of(&self, write: u64, bytes: u64) -> Bytes {
+        let kept = self.0.get(&(write, bytes)).cloned();
+        kept.unwrap_or_else(|| payload(write, bytes))
+    }
 }
 
 /// Returns the number of the write of a payload, or `None` if the payload is shorter than 8 bytes.

@@ -20,12 +20,12 @@ use cenotaph_storage::planted::Bug;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::check::Model;
+use crate::check::{Model, Words};
 use crate::faults::{Fault, Faults, Schedule};
 use crate::report::coverage::Coverage;
 use crate::report::trace::{Kind, Tick, Trace};
 use crate::tiers::blobs::Blobs;
-use crate::tiers::disk::Disk;
+use crate::tiers::disk::{Disk, sum};
 use crate::world::rng::Rng;
 
 /// Time of day at the start of every world: 2026-01-01 UTC, in milliseconds since 1970.
@@ -99,9 +99,9 @@ impl Clock {
             })
     }
 
-    /// Returns the time of day in milliseconds since 1970.
-    fn time_of_day_ms(&self) -> u64 {
-        let elapsed = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
+    /// Returns the time of day after this virtual time, in milliseconds since 1970.
+    fn time_of_day_ms(&self, elapsed: Duration) -> u64 {
+        let elapsed = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         DAWN_MS
             .saturating_add(elapsed)
             .saturating_add_signed(self.jumped_ms)
@@ -170,7 +170,7 @@ impl DurableState {
         if !state.faulting.hits(odds) {
             return false;
         }
-        state.struck(fault, detail());
+        state.struck(fault, detail);
         true
     }
 
@@ -188,10 +188,16 @@ impl DurableState {
     }
 
     pub(crate) fn time_of_day_ms(&self) -> u64 {
-        self.state().clock.time_of_day_ms()
+        let state = self.state();
+        state.clock.time_of_day_ms(state.clock.elapsed())
     }
 
-    pub(crate) fn note(&self, kind: Kind, what: &'static str, detail: String) -> Tick {
+    pub(crate) fn note(
+        &self,
+        kind: Kind,
+        what: &'static str,
+        detail: impl FnOnce() -> String,
+    ) -> Tick {
         self.state().note(kind, what, detail)
     }
 
@@ -201,7 +207,7 @@ impl DurableState {
         state.clock.started = Some(now());
         state.trace.begin_life();
         let life = state.trace.life();
-        let tick = state.note(Kind::World, "incarnation begins", format!("{life}"));
+        let tick = state.note(Kind::World, "incarnation begins", || life.to_string());
         state.model.begin_life(tick);
         life
     }
@@ -209,7 +215,7 @@ impl DurableState {
     /// Ends the incarnation. Must be called within its runtime.
     pub(crate) fn end_life(&self, how: &'static str) {
         let mut state = self.state();
-        state.note(Kind::World, "incarnation ends", how.to_owned());
+        state.note(Kind::World, "incarnation ends", || how.to_owned());
         // Time passes only within incarnations.
         state.clock.before = state.clock.elapsed();
         state.clock.started = None;
@@ -235,10 +241,15 @@ impl DurableState {
 
 impl State {
     /// Adds an event to the trace and returns its tick.
-    pub(crate) fn note(&mut self, kind: Kind, what: &'static str, detail: String) -> Tick {
+    pub(crate) fn note(
+        &mut self,
+        kind: Kind,
+        what: &'static str,
+        detail: impl FnOnce() -> String,
+    ) -> Tick {
         let at = self.clock.elapsed();
         // The model records the time of each tick, for deadlines.
-        self.model.passes(self.clock.time_of_day_ms());
+        self.model.passes(self.clock.time_of_day_ms(at));
         self.trace.push(at, self.step, kind, what, detail)
     }
 
@@ -286,7 +297,7 @@ impl State {
     }
 
     /// Counts a fault and records it in the trace and the model.
-    pub(crate) fn struck(&mut self, fault: Fault, detail: String) {
+    pub(crate) fn struck(&mut self, fault: Fault, detail: impl FnOnce() -> String) {
         self.coverage.count(fault.name());
         let tick = self.note(Kind::Fault, fault.name(), detail);
         self.model.struck(fault, tick);
@@ -325,19 +336,23 @@ impl State {
             return;
         }
         let tick = self.trace.tick();
-        self.model.at(self.clock.time_of_day_ms());
-        let mut text = self.model.commit(tick, batch, blobs, &mut self.coverage);
+        let now = self.clock.elapsed();
+        self.model.at(self.clock.time_of_day_ms(now));
+        let mut words = Words::new(self.trace.is_recorded());
+        self.model
+            .commit(tick, batch, blobs, &mut self.coverage, &mut words);
         // The checksum makes every stored byte part of the trace: two runs of a seed with equal
         // traces have stored equal bytes.
-        text.push_str(&format!(" [{:016x}]", crate::tiers::disk::sum(batch)));
-        self.note(Kind::Commit, how, text);
+        self.note(Kind::Commit, how, || {
+            format!("{} [{:016x}]", words.joined(), sum(batch))
+        });
         self.report_violations();
     }
 
     /// Writes the violations found since the last call into the trace.
     pub(crate) fn report_violations(&mut self) {
         for violation in self.model.unreported() {
-            self.note(Kind::Violation, violation.checker, violation.message);
+            self.note(Kind::Violation, violation.checker, || violation.message);
         }
     }
 }

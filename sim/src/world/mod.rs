@@ -103,7 +103,7 @@ impl World for SimWorld {
         // concurrent ones next to each other.
         let number = number.or_else(|| (kind == "upload").then(|| state.next_upload()));
         let name = number.map_or_else(|| kind.to_owned(), |number| format!("{kind} {number}"));
-        state.trace.name_lane(name, true);
+        state.trace.name_lane(&name, true);
     }
 
     #[cfg(feature = "planted")]

@@ -113,7 +113,7 @@ impl Scheduler {
         let mut state = self.durable_state.state();
         // The step is counted and traced before any act, so the trace names the step that crashed.
         state.step += 1;
-        state.note(Kind::Step, what, detail());
+        state.note(Kind::Step, what, detail);
         if state.is_exhausted() {
             state
                 .model
@@ -126,7 +126,7 @@ impl Scheduler {
         let acts = self.acts(&mut state);
         let yields = state.draw_yields();
         let delay = state.draw_delay();
-        let is_actor = state.trace.is_actor();
+        let is_actor = !acts.is_empty() && state.trace.is_actor();
         // The acts below lock the state themselves.
         drop(state);
         let mut forced = 0;
@@ -143,7 +143,7 @@ impl Scheduler {
                 }
                 Act::Panic if is_actor => {
                     let mut state = self.durable_state.state();
-                    state.struck(Fault::Panic, what.to_owned());
+                    state.struck(Fault::Panic, || what.to_owned());
                     // `tick` is that of the next event. The death is the event before it.
                     let tick = state.trace.tick();
                     state.model.uploads_died(tick.saturating_sub(1));
@@ -164,22 +164,21 @@ impl Scheduler {
     fn acts(&self, state: &mut State) -> Vec<Act> {
         let step = state.step;
         let mut acts = state.script.remove(&step).unwrap_or_default();
-        let faults = state.faults.clone();
-        if state.faulting.hits(faults.crash) {
+        if state.faulting.hits(state.faults.crash) {
             acts.push(Act::Crash);
         }
-        if state.faulting.hits(faults.kill)
+        if state.faulting.hits(state.faults.kill)
             && let Some(shards) = self.victims().map(|victims| victims.shards)
         {
             acts.push(Act::Kill(some_actor(&mut state.faulting, shards)));
         }
-        if state.faulting.hits(faults.panic) {
+        if state.faulting.hits(state.faults.panic) {
             acts.push(Act::Panic);
         }
-        if state.faulting.hits(faults.clock_jump) {
+        if state.faulting.hits(state.faults.clock_jump) {
             let by_ms = i64::try_from(state.faulting.below(2 * JUMP_MS_MAX)).unwrap_or(0)
                 - JUMP_MS_MAX as i64;
-            state.struck(Fault::ClockJump, format!("by {by_ms} ms"));
+            state.struck(Fault::ClockJump, || format!("by {by_ms} ms"));
             state.jump_clock(by_ms);
         }
         acts
@@ -212,7 +211,7 @@ impl Scheduler {
         if !self.fenced.swap(true, Ordering::SeqCst) {
             self.durable_state
                 .state()
-                .struck(Fault::Crash, format!("at {at}"));
+                .struck(Fault::Crash, || format!("at {at}"));
             // `notify_one` stores a permit, so a crash before `crashed` is polled is not lost.
             self.crash.notify_one();
         }
@@ -238,7 +237,7 @@ impl Scheduler {
         let killed = self.victims().is_some_and(|victims| (victims.kill)(kind));
         if killed {
             let mut state = self.durable_state.state();
-            state.struck(Fault::Kill, format!("{kind:?}"));
+            state.struck(Fault::Kill, || format!("{kind:?}"));
             state.coverage.count(kill_name(kind));
             if matches!(
                 kind,

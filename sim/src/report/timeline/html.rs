@@ -181,7 +181,9 @@ mod tests {
 
     fn hostile() -> Trace {
         let mut trace = sample::lanes(&["<b>lane</b>"]);
-        trace.push(Duration::ZERO, 0, Kind::World, "note", HOSTILE.to_owned());
+        trace.push(Duration::ZERO, 0, Kind::World, "note", || {
+            HOSTILE.to_owned()
+        });
         trace
     }
 

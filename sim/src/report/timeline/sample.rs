@@ -45,13 +45,9 @@ const INCARNATION_2: [SampleEvent; 2] = [
 pub(super) fn crash() -> Trace {
     let mut trace = Trace::new();
     trace.begin_life();
-    trace.push(
-        Duration::ZERO,
-        0,
-        Kind::World,
-        "incarnation begins",
-        "1".to_owned(),
-    );
+    trace.push(Duration::ZERO, 0, Kind::World, "incarnation begins", || {
+        "1".to_owned()
+    });
     let mut trace = INCARNATION_1.into_iter().fold(trace, push);
     trace.push(
         Duration::from_millis(1025),
@@ -66,7 +62,7 @@ pub(super) fn crash() -> Trace {
         5,
         Kind::World,
         "incarnation begins",
-        "2".to_owned(),
+        || "2".to_owned(),
     );
     INCARNATION_2.into_iter().fold(trace, push)
 }
@@ -84,14 +80,10 @@ fn push(mut trace: Trace, (lane, at_ms, step, kind, what, detail): SampleEvent) 
         .build()
         .expect("a runtime needs nothing");
     let task = runtime.spawn(async move {
-        trace.name_lane(lane.to_owned(), false);
-        trace.push(
-            Duration::from_millis(at_ms),
-            step,
-            kind,
-            what,
-            detail.to_owned(),
-        );
+        trace.name_lane(lane, false);
+        trace.push(Duration::from_millis(at_ms), step, kind, what, || {
+            detail.to_owned()
+        });
         trace
     });
     runtime.block_on(task).expect("the task does not panic")

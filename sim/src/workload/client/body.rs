@@ -8,7 +8,6 @@ use bytes::Bytes;
 use cenotaph::Body;
 use futures::StreamExt;
 
-use crate::workload::payload::payload;
 use crate::workload::plan::Shape;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::sleep;
@@ -46,18 +45,18 @@ impl DropWatch {
     }
 }
 
-/// Creates the payload of a write in this shape.
-pub(super) fn body(write: u64, bytes: u64, shape: Shape, watch: DropWatch) -> Body {
-    let all = payload(write, bytes);
+/// Creates a body of these bytes in this shape.
+pub(super) fn body(all: &Bytes, shape: Shape, watch: DropWatch) -> Body {
+    let bytes = all.len() as u64;
     match shape {
-        Shape::Bytes => all.into(),
-        Shape::Stream(chunk) => chunks(&all, chunk, 0, false, watch),
-        Shape::Slow(chunk, pause_ms) => chunks(&all, chunk, pause_ms, false, watch),
-        Shape::Promised(chunk) => chunks(&all, chunk, 0, false, watch).promise(bytes),
-        Shape::Broken(chunk) => chunks(&all, chunk, 0, false, watch).promise(bytes + 1),
+        Shape::Bytes => all.clone().into(),
+        Shape::Stream(chunk) => chunks(all, chunk, 0, false, watch),
+        Shape::Slow(chunk, pause_ms) => chunks(all, chunk, pause_ms, false, watch),
+        Shape::Promised(chunk) => chunks(all, chunk, 0, false, watch).promise(bytes),
+        Shape::Broken(chunk) => chunks(all, chunk, 0, false, watch).promise(bytes + 1),
         // A stream that fails or is dropped pauses, so that other tasks run before its end.
-        Shape::Failing(chunk) => chunks(&all, chunk, 1, true, watch),
-        Shape::Dropped(chunk, _) => chunks(&all, chunk, 5, false, watch),
+        Shape::Failing(chunk) => chunks(all, chunk, 1, true, watch),
+        Shape::Dropped(chunk, _) => chunks(all, chunk, 5, false, watch),
     }
 }
 

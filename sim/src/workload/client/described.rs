@@ -26,13 +26,123 @@ fn default(prefix: &str) -> Bytes {
     format!("default\0{prefix}").into()
 }
 
-/// Returns the call of an operation for the checks, and its description for the timeline.
-pub(super) fn described(
-    op: &Op,
-    write: u64,
-    demand: Demand,
-    inline_bytes_max: u64,
-) -> (Call, String) {
+/// Returns the call of an operation, for the checks.
+pub(super) fn call_of(op: &Op, write: u64, demand: Demand, inline_bytes_max: u64) -> Call {
+    match op {
+        Op::Put {
+            object,
+            bytes,
+            shape,
+            ..
+        } => Call::Put {
+            object: key(*object),
+            write,
+            fails: shape.fails(),
+            bytes: *bytes,
+            // A broken stream promises one byte more than it has.
+            large: bytes + u64::from(matches!(shape, Shape::Broken(_))) > inline_bytes_max,
+            demand,
+        },
+        Op::Delete { object, .. } => Call::Delete {
+            object: key(*object),
+            demand,
+        },
+        Op::Update {
+            object,
+            bytes,
+            fate,
+            ..
+        } => Call::Update {
+            object: key(*object),
+            write,
+            fate: *fate,
+            bytes: *bytes,
+        },
+        Op::Amend { object, .. } => Call::Change {
+            object: key(*object),
+            how: Change::Amend(write),
+            demand,
+        },
+        Op::Extend { object, .. } => Call::Change {
+            object: key(*object),
+            how: Change::Extend,
+            demand,
+        },
+        Op::Copy {
+            from,
+            to,
+            if_absent,
+        } => move_of(*from, *to, Moving::Copy, *if_absent),
+        Op::Rename {
+            from,
+            to,
+            if_absent,
+        } => move_of(*from, *to, Moving::Rename, *if_absent),
+        Op::Atomic { pieces } => {
+            let asked = pieces.iter().enumerate().map(|(place, piece)| AtomicPiece {
+                object: key(piece.object),
+                write: piece.bytes.is_some().then(|| write_of_piece(write, place)),
+                if_absent: piece.if_absent,
+            });
+            Call::Atomic {
+                pieces: asked.collect(),
+            }
+        }
+        Op::DeletePrefix { prefix } => Call::DeletePrefix {
+            prefix: default(prefix),
+        },
+        op => read_of(op),
+    }
+}
+
+/// Returns the call of a copy or a rename.
+fn move_of(from: u32, to: u32, how: Moving, if_absent: bool) -> Call {
+    Call::Move {
+        from: key(from),
+        to: key(to),
+        how,
+        if_absent,
+    }
+}
+
+/// Returns the call of an operation that writes no object.
+fn read_of(op: &Op) -> Call {
+    match op {
+        Op::Get { object, span, .. } => Call::Read {
+            object: key(*object),
+            kind: Reading::Bytes,
+            span: *span,
+        },
+        Op::Head { object } => Call::Read {
+            object: key(*object),
+            kind: Reading::Head,
+            span: Span::All,
+        },
+        Op::List { hot, limit, after } => Call::List {
+            prefix: default(if *hot { "hot/" } else { "" }),
+            after: after.map(|after| default(object_id(after).key())),
+            limit: *limit,
+        },
+        Op::ListGroups {
+            prefix,
+            delimiter,
+            limit,
+            after,
+        } => Call::ListGroups {
+            prefix: default(prefix),
+            delimiter: *delimiter,
+            after: after.as_ref().map(|after| default(after)),
+            limit: *limit,
+        },
+        Op::ListAll => Call::ListAll {
+            prefix: default(""),
+        },
+        _ => Call::Other,
+    }
+}
+
+/// Returns the description of an operation for the timeline.
+pub(super) fn described(op: &Op, write: u64, demand: &Demand) -> String {
     match op {
         Op::Put {
             object,
@@ -40,175 +150,61 @@ pub(super) fn described(
             shape,
             lifetime,
             ..
-        } => {
-            let text = format!(
-                "put {} {bytes} bytes, write {write}, {shape:?}, {demand:?}, {lifetime:?}",
-                object_id(*object)
-            );
-            // A broken stream promises one byte more than it has.
-            let promised = bytes + u64::from(matches!(shape, Shape::Broken(_)));
-            let call = Call::Put {
-                object: key(*object),
-                write,
-                fails: shape.fails(),
-                bytes: *bytes,
-                large: promised > inline_bytes_max,
-                demand,
-            };
-            (call, text)
-        }
+        } => format!(
+            "put {} {bytes} bytes, write {write}, {shape:?}, {demand:?}, {lifetime:?}",
+            object_id(*object)
+        ),
+        Op::Delete { object, .. } => format!("delete {}, {demand:?}", object_id(*object)),
         Op::Update {
             object,
             bytes,
             fate,
             ..
-        } => {
-            let call = Call::Update {
-                object: key(*object),
-                write,
-                fate: *fate,
-                bytes: *bytes,
-            };
-            let id = object_id(*object);
-            let text = format!("update {id} to {bytes} bytes, write {write}, {fate:?}");
-            (call, text)
-        }
-        Op::Atomic { pieces } => {
-            let asked = pieces.iter().enumerate().map(|(place, piece)| AtomicPiece {
-                object: key(piece.object),
-                write: piece.bytes.is_some().then(|| write_of_piece(write, place)),
-                if_absent: piece.if_absent,
-            });
-            let call = Call::Atomic {
-                pieces: asked.collect(),
-            };
-            (call, format!("atomic batch, write {write}: {pieces:?}"))
-        }
-        Op::DeletePrefix { prefix } => {
-            let call = Call::DeletePrefix {
-                prefix: default(prefix),
-            };
-            (call, format!("delete all below {prefix}"))
-        }
-        op => described_change(op, write, demand),
-    }
-}
-
-/// Describes an operation that changes, moves or deletes an existing object, and any other
-/// operation through [`described_read`].
-fn described_change(op: &Op, write: u64, demand: Demand) -> (Call, String) {
-    match op {
-        Op::Delete { object, .. } => {
-            let text = format!("delete {}, {demand:?}", object_id(*object));
-            let object = key(*object);
-            (Call::Delete { object, demand }, text)
-        }
-        Op::Amend { object, .. } => {
-            let text = format!("amend {}, {write}, {demand:?}", object_id(*object));
-            let call = Call::Change {
-                object: key(*object),
-                how: Change::Amend(write),
-                demand,
-            };
-            (call, text)
-        }
+        } => format!(
+            "update {} to {bytes} bytes, write {write}, {fate:?}",
+            object_id(*object)
+        ),
+        Op::Amend { object, .. } => format!("amend {}, {write}, {demand:?}", object_id(*object)),
         Op::Extend {
             object,
             ms,
             may_shorten,
             ..
-        } => {
-            let id = object_id(*object);
-            let text = format!("extend {id} by {ms} ms, shorten={may_shorten}, {demand:?}");
-            let call = Call::Change {
-                object: key(*object),
-                how: Change::Extend,
-                demand,
-            };
-            (call, text)
-        }
+        } => format!(
+            "extend {} by {ms} ms, shorten={may_shorten}, {demand:?}",
+            object_id(*object)
+        ),
         Op::Copy {
             from,
             to,
             if_absent,
-        } => described_move(Moving::Copy, *from, *to, *if_absent),
+        } => format!(
+            "copy {} to {}, if_absent={if_absent}",
+            object_id(*from),
+            object_id(*to)
+        ),
         Op::Rename {
             from,
             to,
             if_absent,
-        } => described_move(Moving::Rename, *from, *to, *if_absent),
-        op => described_read(op),
-    }
-}
-
-/// Describes a copy or rename.
-fn described_move(how: Moving, from: u32, to: u32, if_absent: bool) -> (Call, String) {
-    let verb = match how {
-        Moving::Copy => "copy",
-        Moving::Rename => "rename",
-    };
-    let text = format!(
-        "{verb} {} to {}, if_absent={if_absent}",
-        object_id(from),
-        object_id(to)
-    );
-    let call = Call::Move {
-        from: key(from),
-        to: key(to),
-        how,
-        if_absent,
-    };
-    (call, text)
-}
-
-/// Describes an operation that writes no object.
-fn described_read(op: &Op) -> (Call, String) {
-    match op {
-        Op::Get { object, span, .. } => (
-            Call::Read {
-                object: key(*object),
-                kind: Reading::Bytes,
-                span: *span,
-            },
-            format!("get {} {span:?}", object_id(*object)),
+        } => format!(
+            "rename {} to {}, if_absent={if_absent}",
+            object_id(*from),
+            object_id(*to)
         ),
-        Op::Head { object } => (
-            Call::Read {
-                object: key(*object),
-                kind: Reading::Head,
-                span: Span::All,
-            },
-            format!("head {}", object_id(*object)),
-        ),
-        Op::List { hot, limit, after } => (
-            Call::List {
-                prefix: default(if *hot { "hot/" } else { "" }),
-                after: after.map(|after| default(object_id(after).key())),
-                limit: *limit,
-            },
-            format!("list hot={hot} limit={limit} after={after:?}"),
-        ),
+        Op::Atomic { pieces } => format!("atomic batch, write {write}: {pieces:?}"),
+        Op::DeletePrefix { prefix } => format!("delete all below {prefix}"),
+        Op::Get { object, span, .. } => format!("get {} {span:?}", object_id(*object)),
+        Op::Head { object } => format!("head {}", object_id(*object)),
+        Op::List { hot, limit, after } => format!("list hot={hot} limit={limit} after={after:?}"),
         Op::ListGroups {
             prefix,
             delimiter,
             limit,
             after,
-        } => (
-            Call::ListGroups {
-                prefix: default(prefix),
-                delimiter: *delimiter,
-                after: after.as_ref().map(|after| default(after)),
-                limit: *limit,
-            },
-            format!("list prefix={prefix} delimiter={delimiter} limit={limit} after={after:?}"),
-        ),
-        Op::ListAll => (
-            Call::ListAll {
-                prefix: default(""),
-            },
-            "list all".to_owned(),
-        ),
-        op => (Call::Other, format!("{op:?}")),
+        } => format!("list prefix={prefix} delimiter={delimiter} limit={limit} after={after:?}"),
+        Op::ListAll => "list all".to_owned(),
+        op => format!("{op:?}"),
     }
 }
 

@@ -68,11 +68,11 @@ impl Client {
         if range != span.of(size) {
             return Content::Wrong;
         }
-        let mut bytes = Vec::new();
+        let mut chunks = Vec::new();
         loop {
             match object.chunk().await {
                 Ok(Some(_)) if pace.leave => return Content::Left,
-                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(Some(chunk)) => chunks.push(chunk),
                 Ok(None) => break,
                 Err(error) => {
                     // A failed stream must keep failing. Otherwise, it looks like a complete
@@ -90,7 +90,9 @@ impl Client {
         let to_usize = |at: u64| usize::try_from(at).expect("payloads fit into memory");
         let all = write.and_then(|write| self.durable_state.state().model.content(write, size));
         match all {
-            Some(all) if all[to_usize(range.start)..to_usize(range.end)] == bytes => Content::AsPut,
+            Some(all) if is_joined(&all[to_usize(range.start)..to_usize(range.end)], &chunks) => {
+                Content::AsPut
+            }
             Some(_) | None => Content::Wrong,
         }
     }
@@ -183,6 +185,14 @@ impl Client {
             Err(error) => failed(&error),
         }
     }
+}
+
+/// Returns true if `all` consists of these chunks.
+fn is_joined(all: &[u8], chunks: &[Bytes]) -> bool {
+    let rest = chunks
+        .iter()
+        .try_fold(all, |rest, chunk| rest.strip_prefix(&chunk[..]));
+    rest.is_some_and(<[u8]>::is_empty)
 }
 
 /// Returns the range of a span.

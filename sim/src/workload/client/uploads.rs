@@ -5,6 +5,7 @@
 //! which is a separate call.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +19,6 @@ use super::selection::listed;
 use super::writes::{attributes, precondition};
 use super::{Client, DropWatch, body, failed};
 use crate::check::{About, Answer, Asked, Call, Demand};
-use crate::workload::payload::payload;
 use crate::workload::plan::{
     Choice, Declared, Lifetime, Shape, Step, When, Which, object_id, other_namespace,
 };
@@ -187,14 +187,15 @@ impl Client {
         answer: impl Future<Output = Answer>,
     ) -> Answer {
         let id = object_id(known.object);
-        let text = format!("upload {} to {id}: {about:?}", known.of);
         let asked = Asked {
             object: id.encoded().clone(),
             of: known.of,
             what: about.clone(),
         };
-        let number = self.called(Call::Multipart(asked), text);
-        self.receive(number, &about, answer).await
+        let number = self.called(Call::Multipart(asked), || {
+            format!("upload {} to {id}: {about:?}", known.of)
+        });
+        self.receive(number, &about, pin!(answer)).await
     }
 
     /// Starts an upload and stores it in the slot.
@@ -209,8 +210,9 @@ impl Client {
                 demand: demand.clone(),
             },
         };
-        let text = format!("start an upload to {id}, write {write}, {demand:?}, {lifetime:?}");
-        let number = self.called(Call::Multipart(asked), text);
+        let number = self.called(Call::Multipart(asked), || {
+            format!("start an upload to {id}, write {write}, {demand:?}, {lifetime:?}")
+        });
         let initiate = self
             .engine
             .multipart(id)
@@ -237,7 +239,7 @@ impl Client {
                 Err(error) => failed(&error),
             }
         };
-        self.receive(number, &"initiate", started).await
+        self.receive(number, &"initiate", pin!(started)).await
     }
 
     /// Stores a handle.
@@ -305,10 +307,11 @@ impl Client {
             declared,
         } = part;
         let watch = DropWatch::new(&self.durable_state);
-        let mut part = upload.part(number, body(write, bytes, shape, watch.clone()));
+        let all = self.payload(write, bytes);
+        let mut part = upload.part(number, body(&all, shape, watch.clone()));
         match declared {
             Declared::Nothing => {}
-            Declared::Right => part = part.checksum(Digest::crc32c_of(&payload(write, bytes))),
+            Declared::Right => part = part.checksum(Digest::crc32c_of(&all)),
             Declared::Wrong => part = part.checksum(Digest::sha256_of(b"something else")),
         }
         let outcome = match shape {
@@ -394,10 +397,9 @@ impl Client {
                 limit,
             },
         };
-        let number = self.called(
-            Call::Multipart(asked),
-            format!("list uploads hot={hot} limit={limit}"),
-        );
+        let number = self.called(Call::Multipart(asked), || {
+            format!("list uploads hot={hot} limit={limit}")
+        });
         let listed = async {
             match self.engine.list_uploads(prefix).limit(limit).await {
                 Ok(page) => {
@@ -410,7 +412,7 @@ impl Client {
                 Err(error) => failed(&error),
             }
         };
-        self.receive(number, &"list uploads", listed).await
+        self.receive(number, &"list uploads", pin!(listed)).await
     }
 
     /// Completes an upload and counts repeated, refused and conflicting completions.
@@ -470,10 +472,9 @@ impl Client {
                     of,
                     what: About::Abort,
                 };
-                let number = self.called(
-                    Call::Multipart(asked),
-                    format!("abort upload {of} to {}", info.id),
-                );
+                let number = self.called(Call::Multipart(asked), || {
+                    format!("abort upload {of} to {}", info.id)
+                });
                 let answer = async {
                     let aborted = match self
                         .engine
@@ -485,7 +486,7 @@ impl Client {
                     };
                     aborted.map_or_else(|error| failed(&error), |()| Answer::Done)
                 };
-                self.receive(number, &"abort", answer).await;
+                self.receive(number, &"abort", pin!(answer)).await;
             }
         }
         Ok(())

@@ -13,7 +13,6 @@ use super::described::write_of_piece;
 use super::{Client, failed};
 use crate::check::{AMEND, Answer, Call, Demand, Reading, SAW, WRITE};
 use crate::report::trace::Kind;
-use crate::workload::payload::payload;
 use crate::workload::plan::{Fate, Lifetime, Op, Piece, Span, When, object_id, other_namespace};
 use crate::world::scheduler::sleep;
 
@@ -90,7 +89,7 @@ impl Client {
             span: Span::All,
         };
         // The head is a call of its own, so that it is checked, too.
-        let number = self.called(call, format!("head {id}, to demand {when:?}"));
+        let number = self.called(call, || format!("head {id}, to demand {when:?}"));
         let answer = self.head(id).await;
         self.answered(number, answer.clone());
         match (when, answer) {
@@ -107,14 +106,16 @@ impl Client {
 
     /// Updates an object with a function that may pause, decide anything, or fail.
     pub(super) async fn update(&self, id: ObjectId, update: UpdateOf) -> Answer {
+        let payload = self.payload(update.write, update.bytes);
         let updated = self.engine.update(id, |current| {
+            let payload = payload.clone();
             // 0 if the object is absent.
             let saw = current.as_ref().map_or(0, |object| object.version().get());
             async move {
                 if update.pause_ms > 0 {
                     sleep(Duration::from_millis(update.pause_ms)).await;
                 }
-                decided(update, saw)
+                decided(update, payload, saw)
             }
         });
         match updated.await {
@@ -185,7 +186,8 @@ impl Client {
         let writes = pieces.iter().enumerate().map(|(place, piece)| {
             let id = object_id(piece.object);
             match piece.bytes {
-                Some(bytes) => put_of(id, write_of_piece(write, place), bytes)
+                Some(bytes) => self
+                    .put_of(id, write_of_piece(write, place), bytes)
                     .precondition(absent(piece.if_absent)),
                 None => BatchWrite::delete(id),
             }
@@ -227,11 +229,8 @@ impl Client {
     /// Disables or enables the other namespace.
     pub(crate) fn switch(&self, off: bool) -> Answer {
         let mut state = self.durable_state.state();
-        let tick = state.note(
-            Kind::World,
-            "switches a namespace",
-            if off { "off" } else { "on" }.to_owned(),
-        );
+        let to = if off { "off" } else { "on" };
+        let tick = state.note(Kind::World, "switches a namespace", || to.to_owned());
         // There is no await between this record and the change of the engine, so that no other task
         // runs between them.
         state.model.switched(tick, off);
@@ -243,6 +242,12 @@ impl Client {
         self.engine
             .limit_namespace(&other_namespace(), limits)
             .map_or_else(|error| failed(&error), |()| Answer::Done)
+    }
+
+    /// Returns a put of the payload of this write, without expiration.
+    fn put_of(&self, id: ObjectId, write: u64, bytes: u64) -> BatchWrite {
+        BatchWrite::put(id, self.payload(write, bytes))
+            .attributes(attributes(write, Lifetime::Forever))
     }
 
     /// Puts objects in a batch that is not atomic. Each put is a separate call.
@@ -262,11 +267,10 @@ impl Client {
                 large: false,
                 demand,
             };
-            numbers.push(self.called(
-                call,
-                format!("put {id} {bytes} bytes, write {write}, in a batch"),
-            ));
-            operations.push(Operation::from(put_of(id, write, bytes)));
+            numbers.push(self.called(call, || {
+                format!("put {id} {bytes} bytes, write {write}, in a batch")
+            }));
+            operations.push(Operation::from(self.put_of(id, write, bytes)));
         }
         let mut answers = self.engine.batch(futures::stream::iter(operations));
         while let Some((place, reply)) = answers.next().await {
@@ -281,20 +285,16 @@ impl Client {
     }
 }
 
-/// Returns a put of the payload of this write, without expiration.
-fn put_of(id: ObjectId, write: u64, bytes: u64) -> BatchWrite {
-    BatchWrite::put(id, payload(write, bytes)).attributes(attributes(write, Lifetime::Forever))
-}
-
 /// Returns the result of the function of an update. `saw` is the version that it received.
-fn decided(update: UpdateOf, saw: u64) -> Result<Update, std::io::Error> {
+fn decided(update: UpdateOf, payload: Bytes, saw: u64) -> Result<Update, std::io::Error> {
     match update.fate {
         Fate::Put => {
             let mut attributes = attributes(update.write, update.lifetime);
             // A check compares this version with the predecessor of the written version.
             attributes.custom.insert(SAW.to_owned(), saw.to_string());
-            let body = Body::from(payload(update.write, update.bytes));
-            Ok(NewContent::new(body).attributes(attributes).into())
+            Ok(NewContent::new(Body::from(payload))
+                .attributes(attributes)
+                .into())
         }
         Fate::Delete => Ok(Update::Delete),
         Fate::Keep => Ok(Update::Keep),
