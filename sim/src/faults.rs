@@ -1,12 +1,13 @@
-//! Faults of a simulated world: [`Fault`] (their kinds), [`Faults`] (their odds), and [`Schedule`]
-//! (the interleaving of tasks). Kinds and odds are generated from the same table, so that neither
+//! Faults of a simulated world: [`Fault`] (their kinds), [`Faults`] (their odds), [`Act`] (planned
+//! for a step), and [`Schedule`] (the interleaving of tasks). Kinds and odds are generated from the same table, so that neither
 //! lacks a fault.
 
 use std::time::Duration;
 
+use cenotaph::ActorKind;
 use serde::{Deserialize, Serialize};
 
-use crate::world::rng::Odds;
+use crate::rng::Odds;
 
 macro_rules! faults {
     ($($(#[doc = $doc:literal])+ $field:ident $variant:ident $name:literal)+) => {
@@ -105,6 +106,17 @@ faults! {
     tier_away TierAway "tier, away for a while"
     /// An engine is opened with an empty tier, or the tier of another store, instead of its own.
     tier_swapped TierSwapped "tier, another one at an opening"
+}
+
+/// Event that is planned for a certain step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Act {
+    /// The whole world crashes.
+    Crash,
+    /// The actors of this kind are killed.
+    Kill(ActorKind),
+    /// The actor that takes the step panics. Has no effect on a step that no actor takes.
+    Panic,
 }
 
 /// Interleaving of tasks. Without yields and delays, every seed has the same first-in-first-out

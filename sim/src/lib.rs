@@ -60,31 +60,34 @@
 //! ```
 
 mod check;
+mod client;
+mod disks;
 mod faults;
 #[cfg(feature = "planted")]
 mod mutants;
+mod plan;
 mod report;
+mod rng;
 mod run;
 mod sim;
 mod sweep;
 mod tiers;
-mod workload;
+mod trace;
 mod world;
 
 pub use check::{Operation, Search, Violation, linearize};
-pub use faults::{Fault, Faults, Schedule};
-pub use report::coverage::Coverage;
-pub use report::expected_coverage::wanted;
-pub use report::trace::{Event, Kind, Lane, Tick, Trace};
-pub use run::{Options, Report, run};
-pub use sim::{Controls, Incarnation, Sim};
-pub use sweep::{Sweep, Swept, shrink, sweep};
-pub use workload::plan::{
+pub use faults::{Act, Fault, Faults, Schedule};
+pub use plan::{
     Choice, Cut, Declared, Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span,
     Step, UploadRules, When, Which,
 };
-pub use world::durable_state::Act;
-pub use world::rng::{Odds, Rng};
+pub use report::expected_coverage::wanted;
+pub use rng::{Odds, Rng};
+pub use run::{Options, Report, run};
+pub use sim::{Controls, Incarnation, Sim};
+pub use sweep::{Sweep, Swept, shrink, sweep};
+pub use trace::coverage::Coverage;
+pub use trace::{Event, Kind, Lane, Tick, Trace};
 
 #[cfg(feature = "planted")]
 pub use cenotaph_storage::planted::Bug;

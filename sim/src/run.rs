@@ -21,10 +21,10 @@ use self::config::config;
 use self::liveness::{end_uploads, read_everything};
 use self::work::{Work, live};
 use crate::check::{Violation, check_history};
-use crate::report::coverage::Coverage;
+use crate::plan::Plan;
+use crate::rng::Odds;
 use crate::sim::{Incarnation, Sim};
-use crate::workload::plan::Plan;
-use crate::world::rng::Odds;
+use crate::trace::coverage::Coverage;
 
 /// Options of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 //! incarnation finds the disks as the last incarnation left them.
 
 mod controls;
+mod env;
 
 use std::fmt;
 use std::io;
@@ -14,13 +15,13 @@ use cenotaph::Config;
 
 pub use self::controls::Controls;
 use crate::check::{Violation, check_settled};
-use crate::faults::{Faults, Schedule};
-use crate::report::coverage::Coverage;
+use crate::faults::{Act, Faults, Schedule};
 use crate::report::timeline;
-use crate::report::trace::Event;
 use crate::tiers::network;
 use crate::tiers::real::RealDirectory;
-use crate::world::durable_state::{Act, DurableState};
+use crate::trace::Event;
+use crate::trace::coverage::Coverage;
+use crate::world::durable_state::DurableState;
 use crate::world::scheduler::Scheduler;
 
 /// Largest number of steps of a world. A world that exceeds it does not make progress.

@@ -6,10 +6,10 @@ use cenotaph::ActorKind;
 use proptest::strategy::ValueTree;
 
 use crate::check::Violation;
-use crate::report::coverage::Coverage;
+use crate::faults::Act;
+use crate::plan::{Plan, PlanTree};
 use crate::run::{Options, run};
-use crate::workload::plan::{Plan, PlanTree};
-use crate::world::durable_state::Act;
+use crate::trace::coverage::Coverage;
 
 /// Kind of fault that a sweep injects at every step in turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use uuid::Uuid;
 use super::format::{self, Landing, Orphan};
 use super::model::Model;
 use super::words::{Words, short};
-use crate::report::coverage::Coverage;
-use crate::report::trace::Tick;
-use crate::tiers::blobs::Blobs;
+use crate::disks::blobs::Blobs;
+use crate::trace::Tick;
+use crate::trace::coverage::Coverage;
 
 impl Model {
     /// Checks an entry of the orphan queue, or its removal, and takes it into the model.

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use cenotaph::ErrorKind;
 
 use super::format::Row;
-use crate::report::trace::Tick;
-use crate::workload::plan::{Fate, Span};
+use crate::plan::{Fate, Span};
+use crate::trace::Tick;
 
 /// Call of a client. Objects are named by their row keys.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,10 +14,10 @@ use super::commit_observer::Changed;
 use super::format::{Change, Landing, Row};
 use super::model::{Model, Revision};
 use super::trailers::payload_in;
-use crate::report::coverage::Coverage;
-use crate::report::trace::Tick;
-use crate::tiers::blobs::Blobs;
-use crate::workload::payload::write_of;
+use crate::disks::blobs::Blobs;
+use crate::plan::payload::write_of;
+use crate::trace::Tick;
+use crate::trace::coverage::Coverage;
 
 impl Model {
     /// Returns the first revisions that an upload may have seen in its object's row when it began.

@@ -15,9 +15,9 @@ use super::format::{self, Change, Orphan, Row};
 use super::model::Model;
 use super::sessions::Steps;
 use super::words::{Words, short};
-use crate::report::coverage::Coverage;
-use crate::report::trace::Tick;
-use crate::tiers::blobs::Blobs;
+use crate::disks::blobs::Blobs;
+use crate::trace::Tick;
+use crate::trace::coverage::Coverage;
 
 /// Decoded changes of a batch, by table.
 #[derive(Default)]

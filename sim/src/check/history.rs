@@ -23,8 +23,8 @@ use super::format::Row;
 use super::model::Model;
 use super::writes::Put;
 use crate::faults::{BLOB_READ_FAULTS, Fault};
-use crate::report::trace::Tick;
-use crate::workload::plan::Fate;
+use crate::plan::Fate;
+use crate::trace::Tick;
 
 /// Checks every call of a finished run.
 pub(crate) fn check_history(model: &mut Model) {

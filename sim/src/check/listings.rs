@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::call::{Called, Listed};
 use super::format::Row;
 use super::history::{Checker, row_state, states_in};
-use crate::report::trace::Tick;
+use crate::trace::Tick;
 
 impl Checker<'_> {
     /// Checks that a page shows the state of a single moment.

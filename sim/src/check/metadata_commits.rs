@@ -16,8 +16,8 @@ use super::commit_observer::{Before, Changed};
 use super::format::{Body, Expiration, Row};
 use super::history::{Checker, matching, row_state, states_in};
 use super::model::{Derived, Model, Origin};
-use crate::report::coverage::Coverage;
-use crate::report::trace::Tick;
+use crate::trace::Tick;
+use crate::trace::coverage::Coverage;
 
 /// Upper limit of the minimum step by which an idle refresh extends a deadline.
 const IDLE_STEP_MAX: Duration = Duration::from_secs(24 * 3600);

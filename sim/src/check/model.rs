@@ -13,9 +13,9 @@ use super::call::{Answer, Call, Called};
 use super::format::{Change, Landing, Orphan, Row};
 use super::sessions::Upload;
 use crate::faults::{Fault, PROVOKING};
-use crate::report::trace::Tick;
-use crate::workload::payload::Payloads;
-use crate::workload::plan::UploadRules;
+use crate::plan::UploadRules;
+use crate::plan::payload::Payloads;
+use crate::trace::Tick;
 
 /// Model of both tiers and of all that has happened in a world.
 #[derive(Default)]

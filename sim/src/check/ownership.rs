@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::format;
 use super::model::Model;
-use crate::tiers::blobs::Blobs;
+use crate::disks::blobs::Blobs;
 
 impl Model {
     /// Returns true if the store record durably claims the tier.

@@ -15,10 +15,10 @@ use super::format::{Landing, Part};
 use super::model::Model;
 use super::sessions::{Filing, Upload};
 use super::trailers::payload_in;
-use crate::report::coverage::Coverage;
-use crate::report::trace::Tick;
-use crate::tiers::blobs::Blobs;
-use crate::workload::plan::Span;
+use crate::disks::blobs::Blobs;
+use crate::plan::Span;
+use crate::trace::Tick;
+use crate::trace::coverage::Coverage;
 
 impl Model {
     /// Returns true if a part of an open upload names this revision.

@@ -5,7 +5,7 @@
 use super::call::{About, Asked, Call, Called, Reading};
 use super::history::{Checker, states_in};
 use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING};
-use crate::report::trace::Tick;
+use crate::trace::Tick;
 
 /// Number of times that a read may find its object replaced before it gives up.
 const READ_ATTEMPTS: usize = 16;

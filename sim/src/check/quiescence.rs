@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::format::{self, Body};
 use super::model::Model;
 use super::sessions::{Steps, Upload, entry};
-use crate::tiers::blobs::Blobs;
-use crate::tiers::disk::Tables;
+use crate::disks::blobs::Blobs;
+use crate::disks::disk::Tables;
 use cenotaph_storage::index::Table;
 
 /// Checks both tiers at quiescence. Compares the model with the tables on the disk, unless the

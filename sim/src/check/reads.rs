@@ -11,8 +11,8 @@ use super::call::{Answer, Called, Content, Found};
 use super::format::Row;
 use super::history::{Checker, states_in};
 use crate::faults::{BLOB_READ_FAULTS, COMMIT_FAULTS, ROT};
-use crate::report::trace::Tick;
-use crate::workload::plan::Span;
+use crate::plan::Span;
+use crate::trace::Tick;
 
 impl Checker<'_> {
     /// Checks the answer of a read.

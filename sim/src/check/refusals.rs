@@ -10,8 +10,8 @@ use super::call::{About, Asked, Call, Called, Demand};
 use super::format::Row;
 use super::history::{Checker, states_in};
 use crate::faults::COMMIT_FAULTS;
-use crate::report::trace::Tick;
-use crate::workload::plan::Fate;
+use crate::plan::Fate;
+use crate::trace::Tick;
 
 impl Checker<'_> {
     /// Checks a conflict: the reported state was that of the object at some moment of the call, and

@@ -8,8 +8,8 @@ use cenotaph::ErrorKind;
 use super::call::{Answer, Call, Called, Demand};
 use super::format::Row;
 use super::history::{Checker, matching, row_state, states_in};
-use crate::report::trace::Tick;
-use crate::workload::plan::Fate;
+use crate::plan::Fate;
+use crate::trace::Tick;
 
 /// Call that may have removed an object.
 struct Deleter {

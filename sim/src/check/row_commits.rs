@@ -16,9 +16,9 @@ use super::model::{Model, Origin};
 use super::sessions::Upload;
 use super::trailers::{has_trailer, payload_in};
 use super::words::{Words, described, transition};
-use crate::report::coverage::Coverage;
-use crate::report::trace::Tick;
-use crate::tiers::blobs::Blobs;
+use crate::disks::blobs::Blobs;
+use crate::trace::Tick;
+use crate::trace::coverage::Coverage;
 
 /// Longest payload that is embedded in the row, in bytes.
 const EMBEDDED: u64 = 4096;

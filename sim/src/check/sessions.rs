@@ -22,10 +22,10 @@ use super::format::{self, Part, Phase, Row, Session, SessionKey};
 use super::model::Model;
 use super::upload_end::Ending;
 use super::words::{Words, short};
+use crate::disks::blobs::Blobs;
 use crate::faults::Fault;
-use crate::report::coverage::Coverage;
-use crate::report::trace::Tick;
-use crate::tiers::blobs::Blobs;
+use crate::trace::Tick;
+use crate::trace::coverage::Coverage;
 
 /// Changes of upload records and parts in a batch, by upload.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::format;
 use super::model::Revision;
-use crate::tiers::blobs::Blobs;
+use crate::disks::blobs::Blobs;
 
 /// Returns the payload of a blob. Returns `None` if the blob is absent, or lacks a trailer that it
 /// should have.

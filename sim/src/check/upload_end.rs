@@ -14,8 +14,8 @@ use super::commit_observer::{Before, Changed};
 use super::format::{Body, CompletionOutcome, Phase, Row, Session, Written};
 use super::model::Model;
 use super::sessions::{Filing, Upload, completes, entry};
-use crate::report::coverage::Coverage;
-use crate::report::trace::Tick;
+use crate::trace::Tick;
+use crate::trace::coverage::Coverage;
 
 /// An upload and the batch that changes its upload record.
 pub(super) struct Ending<'a> {

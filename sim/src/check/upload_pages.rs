@@ -11,7 +11,7 @@ use super::call::{Answer, Called};
 use super::format::Session;
 use super::history::Checker;
 use super::sessions::{Filing, Upload};
-use crate::report::trace::Tick;
+use crate::trace::Tick;
 
 impl Checker<'_> {
     /// Checks that a page of parts shows the state of a single moment.

@@ -13,8 +13,8 @@ use super::format::{CompletionOutcome, Phase, Row, Session, Written};
 use super::history::{Checker, states_in};
 use super::sessions::{Filing, Upload};
 use super::upload_end::digest;
-use crate::report::trace::Tick;
-use crate::workload::plan::Span;
+use crate::plan::Span;
+use crate::trace::Tick;
 
 impl Upload {
     /// Returns the states of the upload in a window, each with the part of the window for which it

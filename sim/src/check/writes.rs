@@ -10,7 +10,7 @@ use cenotaph::ErrorKind;
 use super::call::{Answer, AtomicPiece, Called, Demand};
 use super::format::Row;
 use super::history::{Checker, row_state, states_in};
-use crate::report::trace::Tick;
+use crate::trace::Tick;
 
 /// A put, an update, or a piece of an atomic batch, as the client asked for it.
 pub(super) struct Put<'a> {

@@ -1,6 +1,4 @@
-//! Traces, timelines and coverage of runs.
+//! Timelines of runs, and the coverage expected of many runs.
 
-pub(crate) mod coverage;
 pub(crate) mod expected_coverage;
 pub(crate) mod timeline;
-pub(crate) mod trace;

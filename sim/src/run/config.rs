@@ -8,7 +8,7 @@ use cenotaph::{
 };
 use cenotaph_storage::blobs::BlobOptions;
 
-use crate::workload::plan::{Cut, Setting};
+use crate::plan::{Cut, Setting};
 
 /// Returns the configuration of the engine for the setting of a plan.
 pub(super) fn config(setting: &Setting) -> Config {

@@ -8,10 +8,10 @@ use cenotaph::{BatchWrite, Engine, Error, ErrorKind, Update};
 
 use super::work::closing;
 use crate::check::Answer;
-use crate::report::trace::Kind;
+use crate::client::{Client, Slots};
+use crate::plan::{Op, UploadRules, put};
 use crate::sim::{Controls, Incarnation, Sim};
-use crate::workload::client::{Client, Slots};
-use crate::workload::plan::{Op, UploadRules, put};
+use crate::trace::Kind;
 
 /// First number of the writes that probe the engine. Smaller numbers belong to clients.
 const PROBES: u64 = 1_000_000_000;

@@ -7,11 +7,11 @@ use cenotaph::{Engine, ErrorKind, Reason};
 
 use super::liveness::check_liveness;
 use crate::check::Answer;
+use crate::client::{Client, Slots};
 use crate::faults::Fault;
-use crate::report::trace::Kind;
+use crate::plan::{Op, Plan};
 use crate::sim::Controls;
-use crate::workload::client::{Client, Slots};
-use crate::workload::plan::{Op, Plan};
+use crate::trace::Kind;
 
 /// Distance between the numbers of two attempts of an insistent client. A client has fewer
 /// operations.

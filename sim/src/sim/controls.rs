@@ -14,15 +14,15 @@ use cenotaph_storage::blobs::marker;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::env::env;
+use crate::disks::blobs::Blobs;
 use crate::faults::{Fault, Faults};
 #[cfg(feature = "planted")]
 use crate::mutants::index::MutantIndex;
-use crate::report::trace::Kind;
-use crate::tiers::blobs::Blobs;
 use crate::tiers::index::{Medium, SimIndex};
 use crate::tiers::network;
 use crate::tiers::real::RealDisk;
-use crate::world;
+use crate::trace::Kind;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::{Scheduler, Victims, sleep};
 
@@ -263,7 +263,7 @@ impl Controls {
 
     /// Returns the [`Env`] of this world, for use by your own service.
     pub fn env(&self) -> Env {
-        world::env(&self.scheduler)
+        env(&self.scheduler)
     }
 
     /// Spawns a task on a timeline lane of this name.

@@ -29,8 +29,8 @@ use tokio::sync::Notify;
 
 use self::reads::{SimSnapshot, SnapshotState};
 use crate::faults::Fault;
+use crate::rng::Odds;
 use crate::tiers::real::RealDisk;
-use crate::world::rng::Odds;
 use crate::world::scheduler::{Scheduler, sleep};
 
 /// Age from which a commit under way is overdue.

@@ -1,7 +1,5 @@
 //! The simulated index and blob tier, and a real index in a simulated world.
 
-pub(crate) mod blobs;
-pub(crate) mod disk;
 pub(crate) mod index;
 pub(crate) mod network;
 pub(crate) mod real;

@@ -17,9 +17,9 @@ use std::time::Duration;
 use cenotaph::MARKER_PATH;
 use opendal::{Buffer, Error, ErrorKind, Operator, Result};
 
+use crate::disks::blobs::Flight;
 use crate::faults::Fault;
-use crate::report::trace::Kind;
-use crate::tiers::blobs::Flight;
+use crate::trace::Kind;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::{Scheduler, sleep};
 
@@ -239,7 +239,7 @@ impl Link {
     /// even if its caller is gone. A caller that is still there takes it earlier
     /// ([`Blobs::arrive`]).
     ///
-    /// [`Blobs::arrive`]: crate::tiers::blobs::Blobs::arrive
+    /// [`Blobs::arrive`]: crate::disks::blobs::Blobs::arrive
     fn fly(&self, path: &str, content: Buffer) -> u64 {
         let durable_state = self.durable_state();
         let due = durable_state.elapsed() + Duration::from_millis(durable_state.below(LATE_MS_MAX));

@@ -14,36 +14,23 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cenotaph::ActorKind;
 use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::planted::Bug;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::check::{Model, Words};
-use crate::faults::{Fault, Faults, Schedule};
-use crate::report::coverage::Coverage;
-use crate::report::trace::{Kind, Tick, Trace};
-use crate::tiers::blobs::Blobs;
-use crate::tiers::disk::{Disk, sum};
-use crate::world::rng::Rng;
+use crate::disks::blobs::Blobs;
+use crate::disks::disk::{Disk, sum};
+use crate::faults::{Act, Fault, Faults, Schedule};
+use crate::rng::Rng;
+use crate::trace::coverage::Coverage;
+use crate::trace::{Kind, Tick, Trace};
 
 /// Time of day at the start of every world: 2026-01-01 UTC, in milliseconds since 1970.
 const DAWN_MS: u64 = 1_767_225_600_000;
 
 /// Number of timeline lanes that upload actors share.
 const UPLOAD_LANES: usize = 8;
-
-/// Event that is planned for a certain step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Act {
-    /// The whole world crashes.
-    Crash,
-    /// The actors of this kind are killed.
-    Kill(ActorKind),
-    /// The actor that takes the step panics. Has no effect on a step that no actor takes.
-    Panic,
-}
 
 /// Durable tiers and mutable state of a world. Shared by all its incarnations.
 pub(crate) struct DurableState {

@@ -18,10 +18,10 @@ use cenotaph::ActorKind;
 use futures::FutureExt;
 use tokio::sync::Notify;
 
-use crate::faults::Fault;
-use crate::report::trace::Kind;
-use crate::world::durable_state::{Act, DurableState, State};
-use crate::world::rng::Rng;
+use crate::faults::{Act, Fault};
+use crate::rng::Rng;
+use crate::trace::Kind;
+use crate::world::durable_state::{DurableState, State};
 
 /// Largest jump of the time of day in either direction, in milliseconds.
 const JUMP_MS_MAX: u64 = 10 * 60 * 1000;

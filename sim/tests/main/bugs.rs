@@ -158,6 +158,7 @@ const PLANTED: [Planted; 28] = [
 fn assert_found(planted: &Planted) {
     let options = Options {
         bug: Some(planted.bug),
+        without_timeline: true,
         ..Options::default()
     };
     for seed in 0..planted.within {

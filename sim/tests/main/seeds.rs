@@ -12,7 +12,11 @@ use cenotaph_sim::{
 };
 
 /// Runs the plans of these seeds on two threads. Returns their coverage.
-fn run_seeds(seeds: u64, options: &Options) -> Coverage {
+fn run_seeds(seeds: u64, options: Options) -> Coverage {
+    let options = &Options {
+        without_timeline: true,
+        ..options
+    };
     let next = AtomicU64::new(0);
     let seen = Mutex::new(Coverage::default());
     std::thread::scope(|scope| {
@@ -43,7 +47,7 @@ fn no_seed_violates_a_claim_and_coverage_is_complete() {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(500);
-    let seen = run_seeds(seeds, &Options::default());
+    let seen = run_seeds(seeds, Options::default());
     println!("{seen}");
     assert_eq!(
         seen.missing(wanted()),
@@ -56,7 +60,7 @@ fn no_seed_violates_a_claim_and_coverage_is_complete() {
 fn no_seed_violates_a_claim_on_real_fjall() {
     let seen = run_seeds(
         40,
-        &Options {
+        Options {
             on_fjall: true,
             ..Options::default()
         },

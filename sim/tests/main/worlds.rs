@@ -54,6 +54,25 @@ fn runs_of_a_seed_on_real_fjall_are_equal() {
 }
 
 #[test]
+fn run_without_a_timeline_is_the_same_run() {
+    for seed in 0..8 {
+        let result = |without_timeline| {
+            let options = Options {
+                without_timeline,
+                ..Options::default()
+            };
+            let report = run(&Plan::generate(seed, 60), &options);
+            let has_events = !report.sim.events().is_empty();
+            assert_eq!(has_events, !without_timeline, "seed {seed}");
+            let coverage = report.coverage.to_string();
+            let size = (report.steps, report.operations, report.lives);
+            (coverage, size, report.opened_at, report.elapsed)
+        };
+        assert_eq!(result(false), result(true), "seed {seed}");
+    }
+}
+
+#[test]
 fn planned_crash_strikes_at_its_step() {
     for step in [1, 2, 20, 57] {
         let mut sim = Sim::new(9).at_step(step, Act::Crash);

@@ -8,7 +8,7 @@ use cenotaph_tests::rooms::Rooms;
 use cenotaph_tests::style::Style;
 
 /// Crates whose rooms import each other in one direction only.
-const CRATES_IN_LAYERS: [&str; 4] = ["storage", "actors", "engine", "cli"];
+const CRATES_IN_LAYERS: [&str; 5] = ["storage", "actors", "engine", "cli", "sim"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")

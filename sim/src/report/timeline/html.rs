@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::faults::Fault;
-use crate::report::trace::{Event, Lane, Trace};
+use crate::trace::{Event, Lane, Trace};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -174,7 +174,7 @@ mod tests {
 
     use super::*;
     use crate::report::timeline::sample;
-    use crate::report::trace::Kind;
+    use crate::trace::Kind;
 
     const HOSTILE: &str = "</script><script>alert(1)</script><!-- \"'&amp; \\u2028 \
                            \u{2028}\u{2029}\u{0}\u{7f}\n {{trace}} 💣";

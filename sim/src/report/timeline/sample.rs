@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::report::trace::{Kind, Trace};
+use crate::trace::{Kind, Trace};
 
 /// An event: lane, time in milliseconds, step, kind, event and detail.
 type SampleEvent = (&'static str, u64, u64, Kind, &'static str, &'static str);
@@ -54,7 +54,7 @@ pub(super) fn crash() -> Trace {
         5,
         Kind::World,
         "incarnation ends",
-        "crashed".to_owned(),
+        || "crashed".to_owned(),
     );
     trace.begin_life();
     trace.push(

@@ -10,7 +10,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::report::trace::{Event, Kind, Trace};
+use crate::trace::{Event, Kind, Trace};
 
 /// Width of a separator in characters.
 const LINE_CHARS: usize = 120;
@@ -175,13 +175,9 @@ mod tests {
     #[test]
     fn a_detail_stays_on_its_line() {
         let mut trace = Trace::new();
-        trace.push(
-            Duration::ZERO,
-            0,
-            Kind::World,
-            "note",
-            "a\nb\r\u{1b}[2Jc\u{2028}é".to_owned(),
-        );
+        trace.push(Duration::ZERO, 0, Kind::World, "note", || {
+            "a\nb\r\u{1b}[2Jc\u{2028}é".to_owned()
+        });
         let text = text(&trace);
         assert!(
             text.ends_with("note  a\\nb\\r\\u{1b}[2Jc\\u{2028}é\n"),

@@ -12,8 +12,8 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::Inner;
+use crate::disks::disk::Tables;
 use crate::faults::Fault;
-use crate::tiers::disk::Tables;
 
 impl Inner {
     /// Takes the step of a read, which may fail.

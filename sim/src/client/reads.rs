@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 
 use super::{Client, failed};
 use crate::check::{Answer, Content, Found, Listed, WRITE};
-use crate::workload::plan::{Span, object_id};
+use crate::plan::{Span, object_id};
 use crate::world::scheduler::sleep;
 
 /// Speed of a read.

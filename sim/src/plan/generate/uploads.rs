@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use super::ops::{lifetime, object, span, when};
 use super::{BLOCK, HOT, Mix};
-use crate::workload::plan::{Choice, Cut, Declared, Op, Setting, Shape, Step, UploadRules, Which};
-use crate::world::rng::Rng;
+use crate::plan::{Choice, Cut, Declared, Op, Setting, Shape, Step, UploadRules, Which};
+use crate::rng::Rng;
 
 /// Weights of the kinds of steps, in the order of `step`. Without the first kind, which starts
 /// uploads, the others have no effect.

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use cenotaph::{Engine, Error, ErrorKind, ObjectId, PutResult, Result, WriteOutcome};
 
 use crate::check::{Answer, Call, Demand, Reading};
-use crate::report::trace::Kind;
+use crate::plan::{Lifetime, Op, Shape, Span, object_id};
 use crate::sim::Controls;
-use crate::workload::plan::{Lifetime, Op, Shape, Span, object_id};
+use crate::trace::Kind;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::sleep;
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use cenotaph::ErrorKind;
 
 use crate::check::{Answer, AtomicPiece, Call, Change, Content, Demand, Found, Moving, Reading};
-use crate::workload::plan::{Op, Shape, Span, object_id};
+use crate::plan::{Op, Shape, Span, object_id};
 
 /// First number of the writes of batches. Each call has eight of these numbers, and no batch has
 /// more writes.

@@ -19,7 +19,7 @@ use super::selection::listed;
 use super::writes::{attributes, precondition};
 use super::{Client, DropWatch, body, failed};
 use crate::check::{About, Answer, Asked, Call, Demand};
-use crate::workload::plan::{
+use crate::plan::{
     Choice, Declared, Lifetime, Shape, Step, When, Which, object_id, other_namespace,
 };
 

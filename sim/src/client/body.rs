@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cenotaph::Body;
 use futures::StreamExt;
 
-use crate::workload::plan::Shape;
+use crate::plan::Shape;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::sleep;
 

@@ -18,7 +18,7 @@ use bytes::{Buf, Bytes};
 use cenotaph_storage::index::{Batch, Table};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::world::rng::{Odds, Rng};
+use crate::rng::{Odds, Rng};
 
 /// Odds that the last bytes before the cut are damaged, too.
 const DAMAGED: Odds = Odds::in_ten_thousand(2000);

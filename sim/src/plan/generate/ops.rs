@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use super::{BLOCK, COLD, EMBEDDED, HOT, Mix, UPLOADS, uploads};
-use crate::workload::plan::{Fate, Lifetime, Op, Piece, Setting, Shape, Span, Step, When};
-use crate::world::rng::Rng;
+use crate::plan::{Fate, Lifetime, Op, Piece, Setting, Shape, Span, Step, When};
+use crate::rng::Rng;
 
 /// Lifetimes that end during, between and after the calls of a plan.
 const LIFETIMES_MS: [u64; 6] = [1, 20, 300, 2_000, 30_000, 3_600_000];

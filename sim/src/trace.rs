@@ -10,6 +10,8 @@
     reason = "the map of tasks is looked up in and never iterated"
 )]
 
+pub(crate) mod coverage;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};

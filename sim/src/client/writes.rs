@@ -12,8 +12,8 @@ use futures::StreamExt;
 use super::described::write_of_piece;
 use super::{Client, failed};
 use crate::check::{AMEND, Answer, Call, Demand, Reading, SAW, WRITE};
-use crate::report::trace::Kind;
-use crate::workload::plan::{Fate, Lifetime, Op, Piece, Span, When, object_id, other_namespace};
+use crate::plan::{Fate, Lifetime, Op, Piece, Span, When, object_id, other_namespace};
+use crate::trace::Kind;
 use crate::world::scheduler::sleep;
 
 /// Arguments of an update, except for its object.

@@ -11,7 +11,7 @@ use proptest::test_runner::TestRunner;
 
 use super::Plan;
 use crate::faults::Fault;
-use crate::world::rng::Odds;
+use crate::rng::Odds;
 
 /// Strategy of all plans with about this many operations.
 ///
@@ -166,19 +166,19 @@ impl ValueTree for PlanTree {
 mod tests {
     use super::*;
     use crate::faults::Faults;
-    use crate::workload::plan::Op;
+    use crate::plan::Op;
 
     /// A failure that needs a put of 777 bytes and a delete shrinks to these two operations.
     #[test]
     fn a_plan_shrinks_to_the_operations_of_its_failure() {
         let mut plan = Plan::generate(5, 200);
-        plan.clients[0].insert(10, crate::workload::plan::put(1, 777));
+        plan.clients[0].insert(10, crate::plan::put(1, 777));
         plan.clients[0].insert(
             20,
             Op::Delete {
                 object: 999,
                 dropped_after_ms: None,
-                when: crate::workload::plan::When::Any,
+                when: crate::plan::When::Any,
             },
         );
         let fails = |plan: &Plan| {

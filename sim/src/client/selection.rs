@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cenotaph::PartEtag;
 
-use crate::workload::plan::Choice;
+use crate::plan::Choice;
 
 /// Returns the parts that a completion lists, or `None` if it lists none.
 pub(super) fn listed(

@@ -10,10 +10,10 @@ use std::ops::Range;
 use cenotaph::{Namespace, ObjectId};
 use serde::{Deserialize, Serialize};
 
-use crate::faults::{Faults, Schedule};
-use crate::world::durable_state::Act;
+use crate::faults::{Act, Faults, Schedule};
 
 mod generate;
+pub(crate) mod payload;
 mod shrink;
 mod uploads;
 

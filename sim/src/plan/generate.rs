@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{HOT, Plan, Setting, UploadRules};
 use crate::faults::{Faults, Schedule};
-use crate::world::rng::{Odds, Rng};
+use crate::rng::{Odds, Rng};
 
 mod ops;
 mod uploads;

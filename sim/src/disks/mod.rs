@@ -1,0 +1,4 @@
+//! State of both tiers that survives a crash. The tiers of an incarnation are in `tiers`.
+
+pub(crate) mod blobs;
+pub(crate) mod disk;
