@@ -59,6 +59,7 @@
 //! }
 //! ```
 
+mod buffers;
 mod check;
 mod client;
 mod disks;

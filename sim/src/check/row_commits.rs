@@ -15,7 +15,7 @@ use super::format::{self, Body, Landing, Manifest, Row};
 use super::model::{Model, Origin};
 use super::sessions::Upload;
 use super::trailers::{has_trailer, payload_in};
-use super::words::{Words, described, transition};
+use super::words::{Words, described, readable, transition};
 use crate::disks::blobs::Blobs;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
@@ -44,17 +44,20 @@ impl Model {
     ) {
         // Cloned, because the checks below change the model.
         let old = self.rows.get(object).cloned();
-        let name = String::from_utf8_lossy(object).replace('\0', ":");
         let origin = row.map(|row| self.origin(object, row, changed, before));
         match (&old, row, &origin) {
             (_, Some(row), Some(origin)) => {
-                words.push(|| format!("{name} = version {} ({})", row.version, described(row)));
+                words.push(|| {
+                    let name = readable(object);
+                    format!("{name} = version {} ({})", row.version, described(row))
+                });
                 // The kind of the write decides which fields may change.
                 self.derived(object, row, origin, before, tick, coverage);
                 self.committed(object, row, origin, changed, before, tick, blobs);
             }
-            (Some(_), None, _) => words.push(|| format!("{name} deleted")),
+            (Some(_), None, _) => words.push(|| format!("{} deleted", readable(object))),
             (None, None, _) | (_, Some(_), None) => {
+                let name = readable(object);
                 self.violated("I3", format!("an absent object is deleted: object={name}"));
             }
         }
@@ -72,9 +75,9 @@ impl Model {
             self.check_replaced(object, old.as_ref(), row, tick);
         }
         if let Some(row) = row {
-            self.check_created(&name, old.as_ref(), row, was_live);
+            self.check_created(object, old.as_ref(), row, was_live);
         }
-        self.check_queued(&name, old.as_ref(), changed);
+        self.check_queued(object, old.as_ref(), changed);
         self.check_expiry(object, old.as_ref(), row);
         match row {
             Some(row) => self.rows.insert(object.clone(), row.clone()),
@@ -117,13 +120,15 @@ impl Model {
 
     /// Checks that a live object keeps its time of creation, and that a new object was not modified
     /// after its creation.
-    fn check_created(&mut self, name: &str, old: Option<&Row>, row: &Row, was_live: bool) {
+    fn check_created(&mut self, object: &Bytes, old: Option<&Row>, row: &Row, was_live: bool) {
         match old {
             Some(old) if was_live && old.created != row.created => {
+                let name = readable(object);
                 let message = format!("overwrite changes the time of creation: object={name}");
                 self.violated("metadata", message);
             }
             None if row.created != row.modified => {
+                let name = readable(object);
                 let message = format!("new object was modified after creation: object={name}");
                 self.violated("metadata", message);
             }
@@ -165,7 +170,7 @@ impl Model {
 
     /// Checks that every revision of the old row is either named by a new row of the same batch or
     /// queued as an orphan.
-    fn check_queued(&mut self, name: &str, old: Option<&Row>, changed: &Changed) {
+    fn check_queued(&mut self, object: &Bytes, old: Option<&Row>, changed: &Changed) {
         // A rename moves revisions to another row of the same batch.
         let kept: BTreeSet<Uuid> = changed
             .rows
@@ -181,6 +186,7 @@ impl Model {
             let queued = changed.queued(&revision);
             // A row names only finished revisions (I2), so no write of it can land later.
             if queued.is_some_and(|orphan| orphan.landing == Landing::MayLand) {
+                let name = readable(object);
                 self.violated(
                     "I5",
                     format!(
@@ -190,6 +196,7 @@ impl Model {
                 );
             }
             if queued.is_none() {
+                let name = readable(object);
                 self.violated(
                     "I5",
                     format!("replaced revision is not queued: object={name} revision={revision}"),

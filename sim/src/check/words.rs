@@ -37,6 +37,11 @@ pub(super) fn short(id: Uuid) -> String {
     text[text.len() - 6..].to_owned()
 }
 
+/// Returns the name of an object, for people.
+pub(super) fn readable(object: &[u8]) -> String {
+    String::from_utf8_lossy(object).replace('\0', ":")
+}
+
 /// Returns a description of a row.
 pub(super) fn described(row: &Row) -> String {
     let write = row

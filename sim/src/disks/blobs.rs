@@ -14,6 +14,8 @@ use opendal::{Buffer, Operator};
 /// The blobs.
 pub(crate) struct Blobs {
     raw: Operator,
+    /// Content of every file of the service, which the checks read without a request.
+    files: Mutex<BTreeMap<String, Bytes>>,
     flights: Mutex<BTreeMap<u64, Flight>>,
     next_flight: AtomicU64,
     /// Hidden blobs, with the end of their absence in virtual time.
@@ -35,6 +37,7 @@ impl Blobs {
             .expect("memory needs no configuration");
         Self {
             raw,
+            files: Mutex::default(),
             flights: Mutex::default(),
             next_flight: AtomicU64::new(0),
             missing: Mutex::default(),
@@ -43,38 +46,14 @@ impl Blobs {
 
     /// Returns the paths of all blobs, without the marker.
     pub(crate) fn paths(&self) -> Vec<String> {
-        let mut paths = self.files();
-        paths.retain(|path| path != MARKER_PATH);
-        paths
-    }
-
-    /// Returns the paths of all files.
-    fn files(&self) -> Vec<String> {
-        // The memory service never waits, so that its futures need no runtime.
-        let entries = self
-            .raw
-            .list_with("/")
-            .recursive(true)
-            .into_future()
-            .now_or_never();
-        let entries = entries
-            .expect("memory never waits")
-            .expect("memory never fails");
-        entries
-            .into_iter()
-            .filter(|entry| entry.metadata().is_file())
-            .map(|entry| entry.path().to_owned())
-            .collect()
+        let files = self.files();
+        let paths = files.keys().filter(|path| *path != MARKER_PATH);
+        paths.cloned().collect()
     }
 
     /// Returns the bytes of a blob, or `None` if it is absent.
     pub(crate) fn bytes(&self, path: &str) -> Option<Bytes> {
-        let read = self
-            .raw
-            .read(path)
-            .now_or_never()
-            .expect("memory never waits");
-        read.ok().map(|buffer| buffer.to_bytes())
+        self.files().get(path).cloned()
     }
 
     /// Returns the number of flights.
@@ -117,6 +96,10 @@ impl Blobs {
         self.raw.clone()
     }
 
+    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn flights(&self) -> MutexGuard<'_, BTreeMap<u64, Flight>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,6 +110,8 @@ impl Blobs {
 
     /// Writes a blob at once.
     pub(crate) fn put(&self, path: &str, content: Buffer) {
+        self.files().insert(path.to_owned(), content.to_bytes());
+        // The memory service never waits, so that its futures need no runtime.
         let written = self.raw.write(path, content).now_or_never();
         written
             .expect("memory never waits")
@@ -135,6 +120,7 @@ impl Blobs {
 
     /// Deletes a blob at once.
     pub(crate) fn remove(&self, path: &str) {
+        self.files().remove(path);
         let deleted = self.raw.delete(path).now_or_never();
         deleted
             .expect("memory never waits")

@@ -6,6 +6,7 @@
 //! changed generator makes another plan of the same seed. Plans are executed by `run.rs`.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use cenotaph::{Namespace, ObjectId};
 use serde::{Deserialize, Serialize};
@@ -366,9 +367,21 @@ pub(crate) fn other_namespace() -> Namespace {
     other.expect("the names of a plan are valid")
 }
 
+/// Number of ids that are kept. Most plans have no others.
+const KNOWN_IDS: usize = 128;
+
 /// Returns the id of the object with this number. Every fourth object has a long name, so that its
 /// blobs have trailers.
 pub(crate) fn object_id(object: u32) -> ObjectId {
+    // Each call of each run names an object.
+    static KNOWN: [OnceLock<ObjectId>; KNOWN_IDS] = [const { OnceLock::new() }; KNOWN_IDS];
+    match KNOWN.get(object as usize) {
+        Some(known) => known.get_or_init(|| make_id(object)).clone(),
+        None => make_id(object),
+    }
+}
+
+fn make_id(object: u32) -> ObjectId {
     let mut key = if object < HOT {
         format!("hot/{object}")
     } else {

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::buffers::{buffer, content};
+
 /// Size of the generated piece in bytes. A longer payload repeats the piece, which is much faster
 /// than generating all bytes.
 const PIECE: usize = 1024;
@@ -19,7 +21,7 @@ fn payload(write: u64, bytes: u64) -> Bytes {
         piece.extend_from_slice(&word.to_le_bytes());
         word = word.wrapping_mul(0xD134_2543_DE82_EF95).wrapping_add(1);
     }
-    let mut out = Vec::with_capacity(length + PIECE);
+    let mut out = buffer(length + PIECE);
     let mut number = write;
     while out.len() < length {
         // The first 8 bytes of every piece differ, so that swapped blocks are detected.
@@ -28,7 +30,7 @@ fn payload(write: u64, bytes: u64) -> Bytes {
         number = number.wrapping_add(1 << 32);
     }
     out.truncate(length);
-    out.into()
+    content(out)
 }
 
 /// Payloads that the clients of a run have sent, kept for the checks that compare with them.

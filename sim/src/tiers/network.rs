@@ -17,6 +17,7 @@ use std::time::Duration;
 use cenotaph::MARKER_PATH;
 use opendal::{Buffer, Error, ErrorKind, Operator, Result};
 
+use crate::buffers::{buffer, content};
 use crate::disks::blobs::Flight;
 use crate::faults::Fault;
 use crate::trace::Kind;
@@ -349,6 +350,11 @@ impl Link {
 
 /// Joins buffers into a contiguous buffer, so that later reads of the blob do not copy it.
 fn joined(parts: &[Buffer]) -> Buffer {
-    let whole: Buffer = parts.iter().flat_map(|part| part.clone()).collect();
-    whole.to_bytes().into()
+    if let [part] = parts {
+        return part.to_bytes().into();
+    }
+    let mut whole = buffer(parts.iter().map(Buffer::len).sum());
+    let chunks = parts.iter().flat_map(|part| part.clone());
+    chunks.for_each(|chunk| whole.extend_from_slice(&chunk));
+    content(whole).into()
 }
