@@ -8,7 +8,7 @@ use bytes::Bytes;
 /// Capacity from which a buffer is used again, in bytes.
 const LARGE: usize = 256 * 1024;
 /// Maximum number of unused buffers of a thread.
-const UNUSED_MAX: usize = 16;
+const UNUSED_MAX: usize = 64;
 
 thread_local! {
     static UNUSED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -20,8 +20,9 @@ pub(crate) fn buffer(bytes: usize) -> Vec<u8> {
         return Vec::with_capacity(bytes);
     }
     let unused = UNUSED.with_borrow_mut(|unused| {
-        let fitting = unused.iter().rposition(|buffer| buffer.capacity() >= bytes);
-        fitting.map(|at| unused.swap_remove(at))
+        let fitting = (0..unused.len()).filter(|&at| unused[at].capacity() >= bytes);
+        let smallest = fitting.min_by_key(|&at| unused[at].capacity());
+        smallest.map(|at| unused.swap_remove(at))
     });
     // Few sizes, so that a buffer fits again.
     unused.unwrap_or_else(|| Vec::with_capacity(bytes.next_multiple_of(2 * LARGE)))

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
@@ -46,7 +47,7 @@ pub(crate) struct Row {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
     /// In the row itself.
-    Embedded(Vec<u8>),
+    Embedded(Bytes),
     /// In the payload table, under the operation that wrote it.
     Separate(Uuid),
     /// In the blob tier.
@@ -143,10 +144,10 @@ impl Row {
     }
 
     /// Decodes a row. Returns `None` if the value does not match the drawing.
-    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(value: &Bytes) -> Option<Self> {
         let (head, tail) = postcard::take_from_bytes::<Head>(versioned(value, 2)?).ok()?;
         let body = match head.body {
-            Kind::Embedded => Body::Embedded(tail.to_vec()),
+            Kind::Embedded => Body::Embedded(value.slice_ref(tail)),
             // Only an embedded payload follows the head.
             Kind::Separate(operation) if tail.is_empty() => Body::Separate(operation),
             Kind::Tombstone(manifest) if tail.is_empty() => Body::Tombstone(manifest),

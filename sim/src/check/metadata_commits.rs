@@ -257,7 +257,7 @@ impl Model {
 }
 
 /// Returns the place of a row's bytes, independent of the name of the object.
-fn bytes_of(row: &Row) -> (Vec<Uuid>, Option<Uuid>, Option<Vec<u8>>) {
+fn bytes_of(row: &Row) -> (Vec<Uuid>, Option<Uuid>, Option<Bytes>) {
     match &row.body {
         Body::Embedded(bytes) => (Vec::new(), None, Some(bytes.clone())),
         Body::Separate(operation) => (Vec::new(), Some(*operation), None),
