@@ -8,7 +8,7 @@ use bytes::Bytes;
 /// Capacity from which a buffer is used again, in bytes.
 const LARGE: usize = 256 * 1024;
 /// Maximum number of unused buffers of a thread.
-const UNUSED_MAX: usize = 64;
+const UNUSED_MAX: usize = 16;
 
 thread_local! {
     static UNUSED: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
