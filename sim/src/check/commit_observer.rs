@@ -169,7 +169,7 @@ impl Model {
             let is_decoded = match table {
                 Table::Rows => {
                     // A value that can't be decoded is a violation. A missing value is a removal.
-                    let row = value.as_ref().map(|value| Row::decode(value));
+                    let row = value.as_ref().map(Row::decode);
                     row.as_ref()
                         .is_none_or(Option::is_some)
                         .then(|| changed.rows.push((key.clone(), row.flatten())))
