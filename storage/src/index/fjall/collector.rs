@@ -239,12 +239,13 @@ impl Collection<'_> {
         let current = run.walk.insert(current);
         let live = self.live_entries(current)?;
         if !live.is_empty() {
-            let bytes = live.iter().map(|entry| entry.value.len() as u64);
-            run.copied_bytes += bytes.sum::<u64>();
+            let bytes = live.iter().map(|entry| entry.value.len() as u64).sum();
             let writer = run
                 .writer
                 .get_or_insert_with(|| LogWriter::new(self.log.clone(), HeadKind::Moved));
             self.move_entries(writer, live)?;
+            run.copied_bytes += bytes;
+            self.log.copied(bytes);
             return Ok(Step::More);
         }
         let ended = run.walk.take();

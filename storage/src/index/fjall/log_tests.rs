@@ -90,6 +90,7 @@ async fn collection_keeps_live_payloads_and_frees_the_rest() {
     assert_eq!(after.live_bytes, before.live_bytes);
     let collection = after.last_collection.unwrap();
     assert!(collection.freed_bytes > collection.copied_bytes);
+    assert_eq!(after.copied_bytes, collection.copied_bytes);
     assert!(before.dead_bytes > 25 * MIB as u64, "{before:?}");
     assert!(after.dead_bytes <= 16 * MIB as u64, "{after:?}");
     for number in 0..640 {
@@ -115,6 +116,7 @@ async fn collection_keeps_live_payloads_and_frees_the_rest() {
     index.close().await.unwrap();
     let index = on_disk.open().unwrap();
     let reopened = PayloadLogStats {
+        copied_bytes: after.copied_bytes,
         last_collection: after.last_collection,
         ..index.payload_log().unwrap()
     };

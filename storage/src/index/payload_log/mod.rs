@@ -91,6 +91,8 @@ pub(crate) struct LogState {
     moves: VecDeque<Move>,
     /// Lower bound of the number of a new segment.
     least: u64,
+    /// Size of the entries that collections have copied, in bytes.
+    copied_bytes: u64,
     last_collection: Option<CollectionStats>,
 }
 
@@ -103,15 +105,20 @@ impl PayloadLog {
     pub(crate) fn stats(&self) -> PayloadLogStats {
         let state = self.lock();
         PayloadLogStats {
+            copied_bytes: state.copied_bytes,
             last_collection: state.last_collection,
             ..state.table.usage()
         }
     }
 
+    /// Records that a collection has copied entries.
+    pub(crate) fn copied(&self, bytes: u64) {
+        metrics::counter!("cenotaph_index_log_copied_bytes_total").increment(bytes);
+        self.lock().copied_bytes += bytes;
+    }
+
     /// Records a collection that has ended.
     pub(crate) fn collected(&self, collection: CollectionStats) {
-        metrics::counter!("cenotaph_index_log_copied_bytes_total")
-            .increment(collection.copied_bytes);
         metrics::counter!("cenotaph_index_log_freed_bytes_total").increment(collection.freed_bytes);
         self.lock().last_collection = Some(collection);
     }

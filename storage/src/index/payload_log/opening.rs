@@ -99,6 +99,7 @@ impl PayloadLog {
                 retired: Vec::new(),
                 moves: std::collections::VecDeque::new(),
                 least,
+                copied_bytes: 0,
                 last_collection: None,
             }),
         })

@@ -16,6 +16,8 @@ pub struct PayloadLogStats {
     pub live_bytes: u64,
     /// Size of all entries that are no longer in use, in bytes.
     pub dead_bytes: u64,
+    /// Size of the entries that collections have copied since the index was opened, in bytes.
+    pub copied_bytes: u64,
     /// Last collection since the index was opened.
     pub last_collection: Option<CollectionStats>,
 }
