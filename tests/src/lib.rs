@@ -6,6 +6,7 @@ pub mod faulty;
 pub mod links;
 pub mod rooms;
 pub mod servers;
+pub mod small_disk;
 pub mod source;
 pub mod stage;
 pub mod store;

@@ -4,10 +4,7 @@
 use std::time::Duration;
 
 use cenotaph::{Config, Engine, Env, Error, ErrorKind, Reason};
-
-mod disk;
-
-use disk::SmallDisk;
+use cenotaph_tests::small_disk::SmallDisk;
 
 /// Returns an incompressible payload that differs for each number.
 fn payload(number: usize, bytes: usize) -> Vec<u8> {

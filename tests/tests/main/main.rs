@@ -22,6 +22,7 @@ mod namespaces;
 mod older;
 mod overwrites;
 mod ownership;
+mod power;
 mod races;
 mod read_only;
 mod reads;

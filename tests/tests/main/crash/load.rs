@@ -1,12 +1,13 @@
 //! The victim: a process that writes until it is killed and reports each operation (`log.rs`).
 //!
-//! Eight concurrent clients put small, medium and large objects (inside the row, as a separate
-//! payload, in the blob tier as one or several blobs), some of them in parts, overwrite them and
-//! delete them. Most operations go to a few keys, so that they race. Any error ends the process:
-//! nothing but the kill may fail here.
+//! Eight concurrent clients put small, medium and large objects (inside the row, in the payload
+//! log, in the blob tier as one or several blobs), some of them in parts, overwrite them and delete
+//! them. Most operations go to a few keys, so that they race. Any error ends the process: nothing
+//! but the kill may fail here.
 
 use std::cell::Cell;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{Body, Config, Engine, Env, PutResult, SplitLimits, WriteOutcome};
@@ -20,30 +21,47 @@ use super::log::{Action, Answer, Line, Number};
 const CLIENTS: u64 = 8;
 const HOT_KEYS: u64 = 12;
 const COLD_KEYS: u64 = 500;
+/// Interval at which a victim reports collections.
+const REPORT_INTERVAL: Duration = Duration::from_millis(10);
 const KIB: usize = 1024;
 /// Size of a block of content, in bytes.
 const BLOCK_BYTES: usize = 4 * KIB;
 /// Bytes of the head of content: its number and its length.
 const HEAD_BYTES: usize = 16;
 
-/// Parameters of a victim.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Orders {
-    /// Directory of its engine.
-    pub(super) data: PathBuf,
-    /// Number of victims that have run in this directory before.
-    pub(super) incarnation: u32,
-    /// Seed of its writes.
-    pub(super) seed: u64,
+/// Kind of the writes of a victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Load {
+    /// Objects of all sizes, some in parts.
+    Tiers,
+    /// Inline payloads, most of them of new objects.
+    Inline,
+    /// Inline payloads that overwrite others beside payloads that live long, so that segments are
+    /// collected all the time.
+    Overwrites,
 }
 
-/// Returns the configuration of a victim: short delays, small objects up to 4 KiB, medium ones up
-/// to 64 KiB, and objects of more than 1 MiB in several blobs.
-pub(super) fn config() -> Config {
+/// Parameters of a victim.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Orders {
+    /// Directory of its engine.
+    pub(crate) data: PathBuf,
+    /// Number of victims that have run in this directory before.
+    pub(crate) incarnation: u32,
+    /// Seed of its writes.
+    pub(crate) seed: u64,
+    /// Kind of its writes.
+    pub(crate) load: Load,
+}
+
+/// Returns the configuration of a victim: short delays, small objects up to 4 KiB, inline payloads
+/// up to 640 KiB in small segments, and objects of more than 1 MiB in several blobs.
+pub(crate) fn config() -> Config {
     let mut config = Config {
-        inline_bytes_max: 64 * KIB,
+        inline_bytes_max: 640 * KIB,
         ..quick()
     };
+    config.index.segment_bytes = 1024 * KIB as u64;
     config.limits.split = SplitLimits {
         over_bytes: KIB as u64 * 1024,
         part_bytes: 300 * KIB as u64,
@@ -53,7 +71,7 @@ pub(super) fn config() -> Config {
 }
 
 /// Opens the engine and writes until the process is killed.
-pub(super) async fn run(orders: Orders) {
+pub(crate) async fn run(orders: Orders) {
     let env = Env::real().unwrap();
     let began = env.monotonic();
     Line::Opening.print();
@@ -69,15 +87,37 @@ pub(super) async fn run(orders: Orders) {
     .print();
     let next = Cell::new(u64::from(orders.incarnation) << 32);
     let mut chance = Chance::new(orders.seed);
-    let clients = (0..CLIENTS).map(|_| client(&engine, &next, Chance::new(chance.number())));
-    futures::future::join_all(clients).await;
+    let clients =
+        (0..CLIENTS).map(|_| client(&engine, &next, orders.load, Chance::new(chance.number())));
+    let clients = futures::future::join_all(clients);
+    futures::future::join(clients, report_collections(&engine, &env)).await;
 }
 
-async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
+/// Reports the progress of collections of the payload log.
+async fn report_collections(engine: &Engine, env: &Env) {
+    let mut reported = 0;
+    loop {
+        env.sleep(REPORT_INTERVAL).await;
+        let stats = engine
+            .stats()
+            .await
+            .unwrap_or_else(|error| panic!("stats: {error:?}"));
+        let copied = stats.payload_log.map_or(0, |log| log.copied_bytes);
+        if copied > reported {
+            Line::Collected {
+                copied_bytes: copied - reported,
+            }
+            .print();
+            reported = copied;
+        }
+    }
+}
+
+async fn client(engine: &Engine, next: &Cell<u64>, load: Load, mut chance: Chance) {
     loop {
         let number = Number(next.replace(next.get() + 1));
-        let key = any_key(&mut chance);
-        let action = any_action(&mut chance);
+        let key = load.any_key(&mut chance);
+        let action = load.any_action(&mut chance);
         let begin = Line::Begin {
             number,
             key: key.clone(),
@@ -87,7 +127,9 @@ async fn client(engine: &Engine, next: &Cell<u64>, mut chance: Chance) {
             Action::Put { bytes } => {
                 begin.print();
                 let written = match chance.below(4) {
-                    0 => in_parts(engine, &key, number, bytes, &mut chance).await,
+                    0 if load == Load::Tiers => {
+                        in_parts(engine, &key, number, bytes, &mut chance).await
+                    }
                     _ => {
                         let body = body(content(number, bytes), &mut chance);
                         engine
@@ -161,23 +203,44 @@ async fn in_parts(
     Ok(written)
 }
 
-fn any_key(chance: &mut Chance) -> String {
-    match chance.below(4) {
-        0 => format!("cold/{}", chance.below(COLD_KEYS)),
-        _ => format!("hot/{}", chance.below(HOT_KEYS)),
+impl Load {
+    fn any_key(self, chance: &mut Chance) -> String {
+        let is_cold = match self {
+            Self::Tiers | Self::Overwrites => chance.below(4) == 0,
+            Self::Inline => chance.below(4) != 0,
+        };
+        if is_cold {
+            format!("cold/{}", chance.below(COLD_KEYS))
+        } else {
+            format!("hot/{}", chance.below(HOT_KEYS))
+        }
     }
-}
 
-fn any_action(chance: &mut Chance) -> Action {
-    let bytes = match chance.below(100) {
-        0..35 => chance.between(HEAD_BYTES, 4 * KIB),
-        35..50 => chance.between(5 * KIB, 60 * KIB),
-        50..80 => chance.between(100 * KIB, 3 * KIB * KIB),
-        // More than a single write: a kill may leave a part of it.
-        80..82 => chance.between(4 * KIB * KIB, 6 * KIB * KIB),
-        _ => return Action::Delete,
-    };
-    Action::Put { bytes }
+    fn any_action(self, chance: &mut Chance) -> Action {
+        let percent = chance.below(100);
+        let bytes = match self {
+            Self::Tiers => match percent {
+                0..30 => chance.between(HEAD_BYTES, 4 * KIB),
+                30..50 => chance.between(5 * KIB, 600 * KIB),
+                50..80 => chance.between(100 * KIB, 3 * KIB * KIB),
+                // More than a single write: a kill may leave a part of it.
+                80..82 => chance.between(4 * KIB * KIB, 6 * KIB * KIB),
+                _ => return Action::Delete,
+            },
+            Self::Inline => match percent {
+                0..30 => chance.between(KIB, 16 * KIB),
+                30..60 => chance.between(16 * KIB, 128 * KIB),
+                60..85 => chance.between(128 * KIB, 600 * KIB),
+                _ => return Action::Delete,
+            },
+            Self::Overwrites => match percent {
+                0..25 => chance.between(KIB, 128 * KIB),
+                25..85 => chance.between(128 * KIB, 600 * KIB),
+                _ => return Action::Delete,
+            },
+        };
+        Action::Put { bytes }
+    }
 }
 
 /// Returns the content in memory or as a stream of chunks.
@@ -197,7 +260,7 @@ fn body(content: Bytes, chance: &mut Chance) -> Body {
 
 /// Returns the content of an operation: unique, no two blocks alike, and with the number of the
 /// operation in its head.
-pub(super) fn content(number: Number, bytes: usize) -> Bytes {
+pub(crate) fn content(number: Number, bytes: usize) -> Bytes {
     assert!(bytes >= HEAD_BYTES);
     let block = payload(number.0, BLOCK_BYTES);
     let mut whole = Vec::with_capacity(bytes + BLOCK_BYTES);
@@ -212,7 +275,7 @@ pub(super) fn content(number: Number, bytes: usize) -> Bytes {
 }
 
 /// Returns the number of the operation that wrote this content, or `None` if it is not whole.
-pub(super) fn author(bytes: &Bytes) -> Option<Number> {
+pub(crate) fn author(bytes: &Bytes) -> Option<Number> {
     let number = Number(u64::from_le_bytes(bytes.get(..8)?.try_into().unwrap()));
     (bytes.len() >= HEAD_BYTES && content(number, bytes.len()) == bytes).then_some(number)
 }

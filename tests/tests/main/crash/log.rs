@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 /// Number of an operation, unique in a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(super) struct Number(pub(super) u64);
+pub(crate) struct Number(pub(crate) u64);
 
 /// Kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Action {
+pub(crate) enum Action {
     /// Puts the content of its number, `bytes` bytes long.
     Put { bytes: usize },
     /// Deletes the object.
@@ -25,7 +25,7 @@ pub(super) enum Action {
 
 /// Acknowledged result of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The put committed this version.
     Applied { version: Version },
     /// The put was superseded.
@@ -36,7 +36,7 @@ pub(super) enum Answer {
 
 /// A line of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Line {
+pub(crate) enum Line {
     /// The engine is about to be opened.
     Opening,
     /// The engine is open.
@@ -49,11 +49,13 @@ pub(super) enum Line {
     },
     /// The operation was acknowledged.
     Ack { number: Number, answer: Answer },
+    /// Collections of the payload log have copied this many bytes since the last such line.
+    Collected { copied_bytes: u64 },
 }
 
 impl Line {
     /// Prints the line. Panics if the pipe is closed, which ends the victim.
-    pub(super) fn print(&self) {
+    pub(crate) fn print(&self) {
         let line = format!("\n{}\n", serde_json::to_string(self).unwrap());
         std::io::stdout()
             .lock()
@@ -62,7 +64,7 @@ impl Line {
     }
 
     /// Parses a line, or returns `None` if the test harness printed it.
-    pub(super) fn parse(line: &str) -> Option<Self> {
+    pub(crate) fn parse(line: &str) -> Option<Self> {
         let line = line.trim();
         let ours = line.starts_with(['{', '"']);
         ours.then(|| {

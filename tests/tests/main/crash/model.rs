@@ -28,29 +28,29 @@ use cenotaph::Version;
 use super::log::{Action, Answer, Line, Number};
 
 /// Description of a violation.
-pub(super) type Violation = String;
+pub(crate) type Violation = String;
 
 /// An object found after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(crate) struct Found {
     /// Number of the operation whose content it has.
-    pub(super) number: Number,
-    pub(super) bytes: usize,
-    pub(super) version: Version,
+    pub(crate) number: Number,
+    pub(crate) bytes: usize,
+    pub(crate) version: Version,
 }
 
 /// Outcome of the puts that were never answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(crate) struct Verdict {
     /// Puts that certainly committed.
-    pub(super) kept: u64,
+    pub(crate) kept: u64,
     /// Puts that certainly did not commit.
-    pub(super) lost: u64,
+    pub(crate) lost: u64,
 }
 
 /// Model of the objects in a directory.
 #[derive(Default)]
-pub(super) struct Model {
+pub(crate) struct Model {
     /// Number of lines so far.
     clock: u64,
     histories: BTreeMap<String, History>,
@@ -88,10 +88,10 @@ struct Operation {
 
 impl Model {
     /// Applies a line of a victim.
-    pub(super) fn apply(&mut self, line: &Line) -> Result<(), Violation> {
+    pub(crate) fn apply(&mut self, line: &Line) -> Result<(), Violation> {
         self.clock += 1;
         match line {
-            Line::Opening | Line::Open { .. } => Ok(()),
+            Line::Opening | Line::Open { .. } | Line::Collected { .. } => Ok(()),
             Line::Begin {
                 number,
                 key,
@@ -121,7 +121,7 @@ impl Model {
     }
 
     /// Ends all running operations unanswered, as the kill did, and returns their number.
-    pub(super) fn crash(&mut self) -> usize {
+    pub(crate) fn crash(&mut self) -> usize {
         self.clock += 1;
         let under_way = std::mem::take(&mut self.under_way);
         for (number, key) in &under_way {
@@ -135,12 +135,12 @@ impl Model {
     }
 
     /// Returns every key that was ever written.
-    pub(super) fn keys(&self) -> BTreeSet<String> {
+    pub(crate) fn keys(&self) -> BTreeSet<String> {
         self.histories.keys().cloned().collect()
     }
 
     /// Returns the object found at the last check if no operation on the key began since.
-    pub(super) fn untouched(&self, key: &str) -> Option<Option<Found>> {
+    pub(crate) fn untouched(&self, key: &str) -> Option<Option<Found>> {
         self.histories
             .get(key)
             .filter(|history| history.operations.is_empty())
@@ -148,7 +148,7 @@ impl Model {
     }
 
     /// Checks an object found after a crash and makes it the new starting point.
-    pub(super) fn judge(&mut self, key: &str, found: Option<Found>) -> Result<Verdict, Violation> {
+    pub(crate) fn judge(&mut self, key: &str, found: Option<Found>) -> Result<Verdict, Violation> {
         let history = self
             .histories
             .get_mut(key)

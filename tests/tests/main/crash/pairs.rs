@@ -23,12 +23,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use cenotaph::{BatchWrite, Engine, Env, Etag, Index, Object, Version, WriteOutcome};
 use cenotaph_storage::blobs::{self, BlobOptions, BlobTier};
-use cenotaph_storage::index::fjall::{FjallIndex, FjallOptions};
+use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_tests::store::{self, payload};
 use tempfile::TempDir;
 
 use super::chance::Chance;
-use super::load::{Orders, config};
+use super::load::{Load, Orders, config};
 use super::log::{Answer, Line, Number};
 use super::victim::{self, Again, Moment};
 use super::{env_number, remains};
@@ -41,8 +41,8 @@ const ROUNDS: u64 = 12;
 
 /// Number of clients of each kind.
 const EACH: u64 = 3;
-/// Payload sizes, in bytes: inside the row, as a separate payload, in the blob tier.
-const LOADS: [usize; EACH as usize] = [100, 20_000, 300_000];
+/// Payload sizes, in bytes: inside the row, in the payload log, in the blob tier.
+const LOADS: [usize; EACH as usize] = [100, 20_000, 700_000];
 
 #[test]
 fn killed_process_leaves_each_step_whole_or_undone() {
@@ -67,6 +67,7 @@ fn killed_process_leaves_each_step_whole_or_undone() {
             data: data.clone(),
             incarnation: 0,
             seed: 0,
+            load: Load::Tiers,
         };
         let linger = Duration::from_micros(chance.below(10_000));
         let moment = match chance.below(4) {
@@ -134,8 +135,7 @@ impl Seen {
 
 async fn examine(data: &Path, seen: &mut Seen) {
     let env = Env::real().unwrap();
-    let index =
-        FjallIndex::open(&data.join("index"), env.clone(), FjallOptions::default()).unwrap();
+    let index = FjallIndex::open(&data.join("index"), env.clone(), config().index).unwrap();
     let index: Arc<dyn Index> = Arc::new(index);
     let tier = BlobTier::new(
         blobs::local(&data.join("blobs")).unwrap(),

@@ -1,11 +1,10 @@
-//! Start of a victim, and its end by SIGKILL at a random moment.
+//! Start of a victim, and its end by SIGKILL or a power cut at a random moment.
 //!
 //! A victim that ends early, prints nothing for too long or writes to standard error fails the
 //! test, which then prints its standard error.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Moment of a kill.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Moment {
+pub(crate) enum Moment {
     /// This long after the victim has begun to open its engine.
     SinceOpening(Duration),
     /// This long after a number of acknowledgements.
@@ -27,21 +26,58 @@ pub(super) enum Moment {
 
 /// Parameters with which a test starts itself as a victim.
 #[derive(Clone, Copy)]
-pub(super) struct Again {
+pub(crate) struct Again {
     /// Name of the test.
-    pub(super) test: &'static str,
+    pub(crate) test: &'static str,
     /// Environment variable for the parameters of a victim.
-    pub(super) orders: &'static str,
+    pub(crate) orders: &'static str,
 }
 
 /// A process that is killed when this value is dropped.
 struct Victim {
     child: Child,
-    complaints: PathBuf,
+    /// Its standard error. It is no file on the disk of the store, whose power may be cut.
+    complaints: File,
 }
 
 /// Runs a victim, kills it at this moment, and returns all lines that it printed.
-pub(super) fn run_and_kill(again: Again, orders: &Orders, moment: Moment) -> Vec<Line> {
+pub(crate) fn run_and_kill(again: Again, orders: &Orders, moment: Moment) -> Vec<Line> {
+    run(again, orders, moment, |mut victim, lines, seen| {
+        victim.kill();
+        // Lines written before the kill count.
+        seen.extend(lines);
+    })
+}
+
+/// Runs a victim and cuts the power of its disk at this moment. Returns the lines that it printed,
+/// without the acknowledgements that had not arrived before the cut.
+pub(crate) fn run_and_cut(
+    again: Again,
+    orders: &Orders,
+    moment: Moment,
+    cut: impl FnOnce() + Send,
+) -> Vec<Line> {
+    run(again, orders, moment, |mut victim, lines, seen| {
+        seen.extend(lines.try_iter());
+        victim.assert_runs();
+        cut();
+        // It may have failed meanwhile, because its disk is gone.
+        drop(victim);
+        // These operations may have been durable or not, whatever their answers.
+        seen.extend(
+            lines
+                .iter()
+                .filter(|line| matches!(line, Line::Begin { .. })),
+        );
+    })
+}
+
+fn run(
+    again: Again,
+    orders: &Orders,
+    moment: Moment,
+    end: impl FnOnce(Victim, mpsc::Receiver<Line>, &mut Vec<Line>) + Send,
+) -> Vec<Line> {
     let (mut victim, stdout) = Victim::start(again, orders);
     // The closure owns the victim: if the test fails, the victim is killed before the scope joins
     // the listener, which ends only with the victim's output.
@@ -56,9 +92,7 @@ pub(super) fn run_and_kill(again: Again, orders: &Orders, moment: Moment) -> Vec
             }
         }
         moment.linger();
-        victim.kill();
-        // Lines written before the kill count.
-        seen.extend(lines);
+        end(victim, lines, &mut seen);
         seen
     })
 }
@@ -75,31 +109,37 @@ fn listen(stdout: ChildStdout, sender: &mpsc::Sender<Line>) {
 
 impl Victim {
     fn start(again: Again, orders: &Orders) -> (Self, ChildStdout) {
-        let complaints = orders.data.with_extension("complaints");
+        let complaints = tempfile::tempfile().unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([again.test, "--exact", "--nocapture", "--test-threads=1"])
             .env(again.orders, serde_json::to_string(orders).unwrap())
             .stdout(Stdio::piped())
-            .stderr(File::create(&complaints).unwrap())
+            .stderr(complaints.try_clone().unwrap())
             .spawn()
             .unwrap();
         let stdout = child.stdout.take().unwrap();
         (Self { child, complaints }, stdout)
     }
 
-    fn kill(&mut self) {
+    fn assert_runs(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {
             self.fail(&format!("ended by itself with {status}"));
         }
+    }
+
+    fn kill(&mut self) {
+        self.assert_runs();
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();
-        if status.code().is_some() || fs::metadata(&self.complaints).unwrap().len() > 0 {
+        if status.code().is_some() || self.complaints.metadata().unwrap().len() > 0 {
             self.fail(&format!("unexpected end or output: {status}"));
         }
     }
 
-    fn fail(&self, why: &str) -> ! {
-        let complaints = fs::read_to_string(&self.complaints).unwrap_or_default();
+    fn fail(&mut self, why: &str) -> ! {
+        let mut complaints = String::new();
+        self.complaints.rewind().unwrap();
+        self.complaints.read_to_string(&mut complaints).unwrap();
         panic!("victim: {why}, stderr: {complaints}");
     }
 }

@@ -1,25 +1,29 @@
 //! A disk of a given size: a tmpfs, whose mount needs root.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
 /// A mounted tmpfs. Dropping this value unmounts it.
-pub(super) struct SmallDisk(TempDir);
+pub struct SmallDisk(TempDir);
 
 impl SmallDisk {
     /// Mounts a disk, or returns `None` with a message if mounting is not permitted.
-    pub(super) fn new(mib: u32) -> Option<Self> {
+    pub fn new(mib: u32) -> Option<Self> {
         let disk = Self(TempDir::new().unwrap());
         let mounted = mount(
             &["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"],
             disk.path(),
         );
         if !mounted {
-            eprintln!("SKIPPED: a full disk needs a mount, which needs root");
+            // Not `eprintln!`, which the test harness hides.
+            let _ = writeln!(
+                io::stderr(),
+                "SKIPPED: a small disk needs a mount, which needs root"
+            );
             // Nothing was mounted, so `drop` must not unmount.
             disk.forget();
             return None;
@@ -27,22 +31,23 @@ impl SmallDisk {
         Some(disk)
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// Returns the root directory of the disk.
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
     /// Returns the directory for the store.
-    pub(super) fn store(&self) -> PathBuf {
+    pub fn store(&self) -> PathBuf {
         self.path().join("store")
     }
 
     /// Changes the size of the disk.
-    pub(super) fn resize(&self, mib: u32) {
+    pub fn resize(&self, mib: u32) {
         assert!(mount(&["-o", &format!("remount,size={mib}m")], self.path()));
     }
 
     /// Fills the disk to the last byte with a foreign file.
-    pub(super) fn fill(&self) {
+    pub fn fill(&self) {
         let mut file = File::create(self.path().join("theirs")).unwrap();
         let chunk = vec![7; 64 * 1024];
         let mut size = chunk.len();
@@ -55,7 +60,7 @@ impl SmallDisk {
     }
 
     /// Removes the foreign file.
-    pub(super) fn empty(&self) {
+    pub fn empty(&self) {
         fs::remove_file(self.path().join("theirs")).unwrap();
     }
 
@@ -72,7 +77,8 @@ impl Drop for SmallDisk {
     }
 }
 
-fn mount(arguments: &[&str], at: &Path) -> bool {
+/// Mounts at this directory, with these arguments of `mount`. Returns `false` if that fails.
+pub fn mount(arguments: &[&str], at: &Path) -> bool {
     Command::new("mount")
         .args(arguments)
         .arg(at)
