@@ -42,6 +42,10 @@ replay SEED *ARGS:
 bench:
     cargo bench -p cenotaph-tests
 
+# Measure Cenotaph beside its peers: `just peers --write-docs`.
+peers *ARGS:
+    cargo run --release --manifest-path bench/Cargo.toml -- {{ ARGS }}
+
 # Show an import, a crash and a recovery.
 demo:
     cargo run --release -- demo
