@@ -35,7 +35,7 @@ pub(crate) struct Options {
     /// Numbers of tasks that get.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16])]
     pub(crate) get_tasks: Vec<usize>,
-    /// Contenders of the puts. All by default.
+    /// Contenders to measure. All by default.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) contenders: Vec<Contender>,
     /// File that receives the results as JSON.

@@ -11,8 +11,7 @@ use cenotaph::{Engine, ErrorKind, Update};
 use fjall::{Database, Keyspace, PersistMode};
 use tokio::runtime::Runtime;
 
-use crate::contenders::CenotaphStore;
-use crate::contenders::open_fjall;
+use crate::contenders::{CenotaphStore, Contender, open_fjall};
 use crate::disk::Scratch;
 use crate::drive::{self, Limit, Sample};
 use crate::options::{Options, Workload};
@@ -38,7 +37,15 @@ pub(crate) fn measure(
         length: Duration::from_secs_f64(options.seconds * 2.0),
         ops_max: u64::MAX,
     };
-    for contender in rotated(&[FJALL, IF_VERSION, UPDATE], round) {
+    let all = [
+        (FJALL, Contender::Fjall),
+        (IF_VERSION, Contender::Cenotaph),
+        (UPDATE, Contender::Cenotaph),
+    ];
+    for (contender, of) in rotated(&all, round) {
+        if !options.contenders().contains(&of) {
+            continue;
+        }
         let dir = scratch.dir(contender);
         let sample = if contender == FJALL {
             drop(open_fjall(&dir));
@@ -115,7 +122,7 @@ async fn swap(engine: &Engine, attempts: &AtomicU64) {
         let next = (value + 1).to_le_bytes().to_vec();
         match engine.put(KEY, next).if_version(version).await {
             Ok(_) => return,
-            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {}
             Err(error) => panic!("a put failed: {error}"),
         }
     }
@@ -133,7 +140,7 @@ async fn update(engine: &Engine, attempts: &AtomicU64) {
         });
         match updated.await {
             Ok(_) => return,
-            Err(error) if error.kind() == ErrorKind::Conflict => {}
+            Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {}
             Err(error) => panic!("an update failed: {error}"),
         }
     }

@@ -36,7 +36,14 @@ fn puts(report: &Report, text: &mut String) {
     let names = Contender::value_variants().iter().map(|peer| peer.name());
     let mut head = vec!["payload", "tasks"];
     head.extend(names);
-    head.extend(["÷ fjall", "puts/s", "p50", "p50 ÷ fjall", "p99"]);
+    head.extend([
+        "÷ fjall",
+        "puts/s",
+        "p50",
+        "p50 ÷ log",
+        "p50 ÷ fjall",
+        "p99",
+    ]);
     header(text, &head);
     for group in report.groups(Workload::Puts) {
         let cell = |contender: Contender| report.cell(Workload::Puts, group, contender.name());
@@ -55,9 +62,11 @@ fn puts(report: &Report, text: &mut String) {
             thousands(own.median(|sample| sample.ops_per_s))
         }));
         row.push(figure(own, |own| time(own.median(|sample| sample.p50_us))));
-        row.push(ratio(own, fjall, |cell, fjall| {
-            cell.ratio(fjall, |sample| sample.p50_us)
-        }));
+        for peer in [log, fjall] {
+            row.push(ratio(own, peer, |cell, peer| {
+                cell.ratio(peer, |sample| sample.p50_us)
+            }));
+        }
         row.push(figure(own, |own| time(own.median(|sample| sample.p99_us))));
         push_row(text, &row);
     }
@@ -97,7 +106,7 @@ fn gets(report: &Report, text: &mut String) {
     line(
         text,
         "MB/s, and in parentheses the ratio to a read of a file on the task's own thread. The last \
-         columns are Cenotaph's. Only Cenotaph verifies checksums.\n",
+         columns are Cenotaph's. Cenotaph verifies its checksums at each get; a read of a file verifies nothing.\n",
     );
     header(
         text,
@@ -109,10 +118,10 @@ fn gets(report: &Report, text: &mut String) {
             "fjall",
             "Cenotaph",
             "÷ spawn_blocking",
+            "p50 ÷ file",
             "gets/s",
             "p50",
             "p99",
-            "CPU per get",
         ],
     );
     for group in report.groups(Workload::Gets) {
@@ -127,16 +136,29 @@ fn gets(report: &Report, text: &mut String) {
         row.push(ratio(own, cell(FILE_BLOCKING), |cell, file| {
             cell.ratio(file, |sample| sample.ops_per_s)
         }));
+        row.push(ratio(own, file, |cell, file| {
+            cell.ratio(file, |sample| sample.p50_us)
+        }));
         row.push(figure(own, |own| {
             thousands(own.median(|sample| sample.ops_per_s))
         }));
-        for figure_of in [
-            |sample: &crate::drive::Sample| sample.p50_us,
-            |sample| sample.p99_us,
-            |sample| sample.cpu_us,
-        ] {
-            row.push(figure(own, |own| time(own.median(figure_of))));
-        }
+        row.push(figure(own, |own| time(own.median(|sample| sample.p50_us))));
+        row.push(figure(own, |own| time(own.median(|sample| sample.p99_us))));
+        push_row(text, &row);
+    }
+    line(
+        text,
+        "\nProcessor time of the process per get by 4 tasks:\n",
+    );
+    let readers = [FILE, FILE_BLOCKING, "fjall", "Cenotaph"];
+    let mut head = vec!["payload"];
+    head.extend(readers);
+    header(text, &head);
+    let groups = report.groups(Workload::Gets).into_iter();
+    for group in groups.filter(|(_, tasks)| *tasks == 4) {
+        let mut row = vec![size(group.0)];
+        let cells = readers.map(|reader| report.cell(Workload::Gets, group, reader));
+        row.extend(cells.map(|cell| figure(cell, |cell| time(cell.median(|one| one.cpu_us)))));
         push_row(text, &row);
     }
 }
