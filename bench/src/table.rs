@@ -106,7 +106,8 @@ fn gets(report: &Report, text: &mut String) {
     line(
         text,
         "MB/s, and in parentheses the ratio to a read of a file on the task's own thread. The last \
-         columns are Cenotaph's. Cenotaph verifies its checksums at each get; a read of a file verifies nothing.\n",
+         columns are Cenotaph's. Cenotaph verifies its checksums at each get; a read of a file \
+         verifies nothing.\n",
     );
     header(
         text,
