@@ -64,7 +64,7 @@ impl Scene {
     pub(crate) fn while_writing(&mut self, load: Load) -> Moment {
         let acks = match load {
             // Enough for collections.
-            Load::Overwrites => self.chance.between(200, 600),
+            Load::Overwrites => self.chance.between(300, 700),
             // A random power of two as the limit, so that early moments are as frequent as late
             // ones.
             Load::Tiers | Load::Inline => {
