@@ -4,6 +4,7 @@ mod bitrot;
 mod budgets;
 mod bulk;
 mod chaos;
+mod churn;
 mod counter;
 mod crash;
 mod damage;

@@ -21,6 +21,9 @@ use super::table::{HeadKind, SegmentTable};
 use super::{LogState, OpenFiles, PayloadLog, Segments, remove_file};
 use crate::modes::Modes;
 
+/// Size of a dead segment from which it is not continued, in bytes. The first commit removes it.
+const DEAD_BYTES_MIN: u64 = 1024 * 1024;
+
 /// Purpose of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -64,7 +67,9 @@ impl PayloadLog {
                     if opening.access == Access::Write {
                         cut(&opening.dir, id, record, bytes);
                     }
-                    let is_resumable = bytes >= record.end && record.end < opening.segment_bytes;
+                    let is_dead = record.live_entries == 0 && record.end >= DEAD_BYTES_MIN;
+                    let is_resumable =
+                        bytes >= record.end && record.end < opening.segment_bytes && !is_dead;
                     resumable = is_resumable.then_some(id);
                 }
                 // A view may be opened beside files that a crash has left.
