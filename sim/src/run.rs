@@ -117,6 +117,7 @@ fn world(plan: &Plan, options: &Options) -> Sim {
         state.model.rules = Some(plan.setting.multipart);
         state.writes_max = Some(plan.setting.writes_at_once);
         state.strict_deletes = plan.setting.strict_deletes;
+        state.has_payload_log = plan.setting.payload_log;
         if options.without_timeline {
             state.trace.stop_recording();
         }

@@ -2,8 +2,8 @@
 //!
 //! Most bugs are changes to a plan, which the simulated world makes (`tamper.rs`). Others are
 //! activated at a single place through [`Env::planted`](crate::Env::planted). Without the feature
-//! `planted`, both do nothing. Only tests of the checks of the simulator turn the feature on. Three
-//! bugs are bugs of an index (the first two and `SnapshotDropsOverwritten`); the simulator
+//! `planted`, both do nothing. Only tests of the checks of the simulator turn the feature on. Four
+//! bugs are bugs of an index (the first three and `SnapshotDropsOverwritten`); the simulator
 //! implements them around its index.
 
 /// Deliberate mistake that the simulator must find. The invariant that it breaks is in parentheses.
@@ -13,6 +13,8 @@ pub enum Bug {
     AckBeforeSync,
     /// Readers see batches that are written and not yet synced (I7).
     ReaderSeesUnsynced,
+    /// A batch becomes durable before the payloads that it names (I9).
+    PointerBeforePayload,
     /// A swap does not queue the revisions that it replaces (I5).
     OldRevisionNotQueued,
     /// An upload streams before its change is recorded (I1).
@@ -69,9 +71,10 @@ pub enum Bug {
 
 impl Bug {
     /// All bugs, in a fixed order.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
+        Self::PointerBeforePayload,
         Self::OldRevisionNotQueued,
         Self::UploadWithoutChange,
         Self::BlobDeletedBeforeSwap,
@@ -105,6 +108,7 @@ impl Bug {
         match self {
             Self::AckBeforeSync => "ack-before-sync",
             Self::ReaderSeesUnsynced => "reader-sees-unsynced",
+            Self::PointerBeforePayload => "pointer-before-payload",
             Self::OldRevisionNotQueued => "old-revision-not-queued",
             Self::UploadWithoutChange => "upload-without-change",
             Self::BlobDeletedBeforeSwap => "blob-deleted-before-swap",

@@ -7,11 +7,15 @@
 //! crash:  tail ──encode──> cut at any byte, maybe damaged ──> whole records before the first bad
 //!         byte survive
 //!
+//! With a payload log, payloads have a durability of their own:
+//! append payloads: log tail  ──sync payloads──> durable
+//! crash:           each payload of the log tail is kept or lost, whatever the journal keeps
+//!
 //! record: | length u32 | xxh3 u64 | body |
 //! body:   for each change: table u8 | kind u8 | key length u32 | key | value length u32 | value
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
@@ -22,6 +26,9 @@ use crate::rng::{Odds, Rng};
 
 /// Odds that the last bytes before the cut are damaged, too.
 const DAMAGED: Odds = Odds::in_ten_thousand(2000);
+
+/// Odds that a crash loses an unsynced payload of the payload log.
+const LOST: Odds = Odds::in_ten_thousand(5000);
 
 /// An ordered map for each table.
 #[derive(Clone, Default)]
@@ -73,7 +80,27 @@ struct State {
     unsynced: Option<Tables>,
     /// Unsynced batches, in order: the tail of the journal. Encoded only when a crash cuts it.
     pending: Vec<Batch>,
+    /// Keys of payloads that are appended to the payload log and not synced.
+    log_tail: BTreeSet<Bytes>,
     locked: bool,
+}
+
+impl State {
+    /// Loses a random part of these payloads where synced batches name them. Only with a planted
+    /// bug is a batch synced before its payloads.
+    fn lose_payloads(&mut self, log_tail: &BTreeSet<Bytes>) {
+        let named: Vec<_> = log_tail
+            .iter()
+            .filter(|key| self.synced.of(Table::Payloads).contains_key(*key))
+            .collect();
+        let mut lost = Batch::new();
+        for key in named {
+            if self.chance.hits(LOST) {
+                lost.put(Table::Payloads, key.clone(), "lost");
+            }
+        }
+        self.synced.apply(&lost);
+    }
 }
 
 impl Disk {
@@ -84,6 +111,7 @@ impl Disk {
             synced: Tables::default(),
             unsynced: shows_unsynced.then(Tables::default),
             pending: Vec::new(),
+            log_tail: BTreeSet::new(),
             locked: false,
         }))
     }
@@ -129,6 +157,16 @@ impl Disk {
         state.pending.push(batch.clone());
     }
 
+    /// Appends the payloads of a batch to the payload log without syncing them.
+    pub(crate) fn append_payloads(&self, batch: &Batch) {
+        self.state().log_tail.extend(payload_keys(batch));
+    }
+
+    /// Makes all appended payloads durable.
+    pub(crate) fn sync_payloads(&self) {
+        self.state().log_tail.clear();
+    }
+
     /// Makes all appended batches durable and returns them in order.
     pub(crate) fn sync(&self) -> Vec<Batch> {
         let mut state = self.state();
@@ -154,7 +192,13 @@ impl Disk {
                 tail[at] ^= 1 << state.chance.index(8);
             }
         }
-        let replayed = decode(tail.into());
+        let mut replayed = decode(tail.into());
+        let log_tail = std::mem::take(&mut state.log_tail);
+        replayed.has_lost_log_tail = !log_tail.is_empty();
+        state.lose_payloads(&log_tail);
+        for batch in &mut replayed.batches {
+            *batch = without_lost_payloads(batch, &log_tail, &mut state.chance);
+        }
         replayed
             .batches
             .iter()
@@ -173,6 +217,30 @@ pub(crate) struct Replayed {
     pub(crate) batches: Vec<Batch>,
     /// `true` if bytes of an incomplete or damaged batch follow.
     pub(crate) is_torn: bool,
+    /// `true` if payloads were appended to the payload log and not synced.
+    pub(crate) has_lost_log_tail: bool,
+}
+
+/// Returns the keys of the payloads that a batch puts.
+pub(crate) fn payload_keys(batch: &Batch) -> impl Iterator<Item = Bytes> {
+    let puts = batch.ops().iter();
+    puts.filter(|(table, _, value)| *table == Table::Payloads && value.is_some())
+        .map(|(_, key, _)| key.clone())
+}
+
+/// Returns the batch after a crash that lost a random part of the unsynced payloads.
+fn without_lost_payloads(batch: &Batch, log_tail: &BTreeSet<Bytes>, chance: &mut Rng) -> Batch {
+    let mut kept = Batch::new();
+    for (table, key, value) in batch.ops() {
+        let is_unsynced = *table == Table::Payloads && log_tail.contains(key);
+        match value {
+            // A pointer to bytes that were lost.
+            Some(_) if is_unsynced && chance.hits(LOST) => kept.put(*table, key.clone(), "lost"),
+            Some(value) => kept.put(*table, key.clone(), value.clone()),
+            None => kept.remove(*table, key.clone()),
+        }
+    }
+    kept
 }
 
 /// Returns a checksum over all changes of a batch.
@@ -217,6 +285,7 @@ fn decode(mut tail: Bytes) -> Replayed {
     Replayed {
         batches,
         is_torn: !tail.is_empty(),
+        has_lost_log_tail: false,
     }
 }
 
@@ -290,6 +359,29 @@ mod tests {
             survived.iter().all(|&times| times > 0),
             "every prefix occurs: {survived:?}"
         );
+    }
+
+    #[test]
+    fn a_crash_loses_unsynced_payloads_of_surviving_batches_only() {
+        let with_payload = |number: u8| {
+            let mut batch = batch(number);
+            batch.put(Table::Payloads, vec![number], vec![number; 50]);
+            batch
+        };
+        let mut lost = 0;
+        for seed in 0..200 {
+            let disk = Disk::new(Rng::new(seed, "disk"), false);
+            disk.append_payloads(&with_payload(0));
+            disk.sync_payloads();
+            disk.append(&with_payload(0));
+            disk.append_payloads(&with_payload(1));
+            disk.append(&with_payload(1));
+            disk.replay();
+            let payload = |number: u8| disk.get(Table::Payloads, &[number]);
+            assert!(payload(0).is_none_or(|value| value == vec![0; 50]));
+            lost += usize::from(payload(1).is_some_and(|value| value != vec![1; 50]));
+        }
+        assert!(lost > 10, "{lost}");
     }
 
     #[test]

@@ -88,6 +88,8 @@ impl Plan {
         if faults != Faults::default() && rng_of_tier.below(3) == 0 {
             faults.tier_swapped = Odds::in_ten_thousand(3000);
         }
+        // Also a separate stream.
+        setting.payload_log = Rng::new(seed, "payload log").below(3) == 0;
         let crashes_max = u32::try_from(rng.below(6)).expect("a small number");
         Self {
             seed,
@@ -117,6 +119,7 @@ fn setting(rng: &mut Rng) -> Setting {
         strict_deletes: rng.below(3) == 0,
         cut: uploads::cut(rng),
         multipart: uploads::rules(rng),
+        payload_log: false,
     }
 }
 

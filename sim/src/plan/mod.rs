@@ -67,6 +67,10 @@ pub struct Setting {
     /// Limits of multipart uploads.
     #[serde(default)]
     pub multipart: UploadRules,
+    /// `true` for an index whose payloads become durable separately, before the batch that names
+    /// them.
+    #[serde(default)]
+    pub payload_log: bool,
 }
 
 /// Operation of a client. Objects are numbered.

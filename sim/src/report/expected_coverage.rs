@@ -16,6 +16,7 @@ pub fn wanted() -> impl Iterator<Item = &'static str> {
 const PATHS: &[&str] = &[
     "blob: landed late",
     "change: recorded again",
+    "disk: a lost tail of the payload log",
     "disk: a torn tail",
     "disk: an unsynced batch survived a crash",
     "heard: absent",

@@ -57,6 +57,8 @@ pub(crate) struct State {
     /// True if a deletion of an absent blob returns an error, as some services do. This is a
     /// property of the service and no fault, so `quieten` does not reset it.
     pub(crate) strict_deletes: bool,
+    /// `true` if the index has a payload log.
+    pub(crate) has_payload_log: bool,
     /// End of the current outage of the blob tier, in virtual time.
     pub(crate) tier_away_until: Duration,
     /// Largest number of small writes that may wait at once. `None` if no plan configures the
@@ -120,6 +122,7 @@ impl DurableState {
             step: 0,
             steps_max: u64::MAX,
             strict_deletes: false,
+            has_payload_log: false,
             tier_away_until: Duration::ZERO,
             writes_max: None,
             uploads: 0,
@@ -214,6 +217,11 @@ impl DurableState {
         let replayed = self.disk.replay();
         if replayed.is_torn {
             self.state().coverage.count("disk: a torn tail");
+        }
+        if replayed.has_lost_log_tail {
+            self.state()
+                .coverage
+                .count("disk: a lost tail of the payload log");
         }
         for batch in replayed.batches {
             let mut state = self.state();

@@ -12,7 +12,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 28] = [
+const PLANTED: [Planted; 29] = [
     Planted {
         bug: Bug::AckBeforeSync,
         within: 10,
@@ -22,6 +22,11 @@ const PLANTED: [Planted; 28] = [
         bug: Bug::ReaderSeesUnsynced,
         within: 50,
         by: &["I7"],
+    },
+    Planted {
+        bug: Bug::PointerBeforePayload,
+        within: 50,
+        by: &["I8", "I9"],
     },
     Planted {
         bug: Bug::OldRevisionNotQueued,

@@ -225,6 +225,7 @@ fn plan(clients: Vec<Vec<Op>>) -> Plan {
         strict_deletes: true,
         cut: None,
         multipart: UploadRules::default(),
+        payload_log: false,
     };
     Plan {
         setting,
