@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_loses_unsynced_payloads_of_surviving_batches_only() {
+    fn a_crash_loses_only_payloads_that_are_not_synced() {
         let with_payload = |number: u8| {
             let mut batch = batch(number);
             batch.put(Table::Payloads, vec![number], vec![number; 50]);
@@ -374,14 +374,16 @@ mod tests {
             disk.append_payloads(&with_payload(0));
             disk.sync_payloads();
             disk.append(&with_payload(0));
+            // The planted bug: the batch is synced before its payloads.
             disk.append_payloads(&with_payload(1));
             disk.append(&with_payload(1));
-            disk.replay();
-            let payload = |number: u8| disk.get(Table::Payloads, &[number]);
-            assert!(payload(0).is_none_or(|value| value == vec![0; 50]));
-            lost += usize::from(payload(1).is_some_and(|value| value != vec![1; 50]));
+            disk.sync();
+            assert!(disk.replay().has_lost_log_tail);
+            let payload = |number: u8| disk.get(Table::Payloads, &[number]).unwrap();
+            assert_eq!(payload(0), vec![0; 50]);
+            lost += usize::from(payload(1) != vec![1; 50]);
         }
-        assert!(lost > 10, "{lost}");
+        assert!((50..150).contains(&lost), "{lost}");
     }
 
     #[test]

@@ -263,3 +263,25 @@ async fn view_reads_payloads_in_place() {
     drop(view);
     assert_eq!(super::tests::tree(&on_disk.path()), before);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn value_that_looks_like_a_pointer_is_returned_as_it_is() {
+    let on_disk = small_segments();
+    let index = on_disk.open().unwrap();
+    commit(&index, put(0, 0, 65_536)).await;
+    // The pointer of the payload above, as a caller might store it.
+    let mut forged = b"CNPP".to_vec();
+    forged.extend(65_536_u32.to_le_bytes());
+    forged.extend(0_u64.to_le_bytes());
+    forged.extend(64_u64.to_le_bytes());
+    let mut batch = Batch::new();
+    batch.put(Table::Payloads, "forged", forged.clone());
+    batch.put(Table::Rows, "forged", forged.clone());
+    commit(&index, batch).await;
+    for table in [Table::Payloads, Table::Rows] {
+        let found = index.get(table, b"forged").await.unwrap();
+        assert_eq!(found.unwrap(), forged);
+        let page = index.snapshot().unwrap().scan(table, Range::all(1)).await;
+        assert_eq!(page.unwrap()[0].1, forged);
+    }
+}

@@ -31,6 +31,7 @@ use bytes::Bytes;
 use crate::modes::Modes;
 use crate::types::{Error, ErrorKind, Result};
 
+mod buffers;
 mod entry;
 mod open_files;
 mod opening;

@@ -22,6 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 
+use super::buffers::Buffer;
 use super::entry::{self, sum};
 use super::open_files::OpenFiles;
 use super::pointer::Pointer;
@@ -117,8 +118,8 @@ impl Segment {
     /// file cannot be read.
     pub(crate) fn read(self: &Arc<Self>, pointer: &Pointer, key: &[u8]) -> Result<Bytes> {
         let file = self.file().map_err(|error| self.failed(pointer, error))?;
-        let mut buffer = vec![0; unpadded_bytes(pointer, key)];
-        positioned::read_exact(&file, &mut buffer, pointer.offset)
+        let mut buffer = self.open_files.buffers.take(unpadded_bytes(pointer, key));
+        positioned::read_exact(&file, buffer.filled(), pointer.offset)
             .map_err(|error| self.failed(pointer, error))?;
         self.verify(pointer, key, buffer)
     }
@@ -133,15 +134,15 @@ impl Segment {
         let Some(file) = self.opened() else {
             return Ok(None);
         };
-        let mut buffer = vec![0; unpadded_bytes(pointer, key)];
-        if !positioned::read_resident(&file, &mut buffer, pointer.offset) {
+        let mut buffer = self.open_files.buffers.take(unpadded_bytes(pointer, key));
+        if !positioned::read_resident(&file, buffer.filled(), pointer.offset) {
             return Ok(None);
         }
         self.verify(pointer, key, buffer).map(Some)
     }
 
-    fn verify(&self, pointer: &Pointer, key: &[u8], buffer: Vec<u8>) -> Result<Bytes> {
-        entry::value_of(&buffer.into(), key).map_err(|defect| {
+    fn verify(&self, pointer: &Pointer, key: &[u8], buffer: Buffer) -> Result<Bytes> {
+        entry::value_of(&buffer.freeze(), key).map_err(|defect| {
             let message = format!(
                 "{defect}: segment={} offset={}",
                 self.path.display(),
