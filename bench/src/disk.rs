@@ -44,6 +44,10 @@ impl Scratch {
     }
 }
 
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "the type of the field differs between systems"
+)]
 fn is_tmpfs(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type as i64 == TMPFS)
 }

@@ -22,7 +22,10 @@ impl CenotaphStore {
 impl Store for CenotaphStore {
     fn put(&self, key: String, payload: Bytes) -> BoxFuture<'static, ()> {
         let put = self.0.put(key, payload).into_future();
-        async { drop(put.await.expect("no put fails")) }.boxed()
+        async {
+            put.await.expect("no put fails");
+        }
+        .boxed()
     }
 
     fn close(self: Arc<Self>) -> BoxFuture<'static, ()> {
