@@ -30,8 +30,8 @@ use crate::env::Env;
 use crate::index::fjall::LostFile;
 use crate::index::{Index, Range, Snapshot, Table, UnreadableRange};
 use crate::records::{
-    Body, Change, Filed, Row, UploadRecord, decode_upload_record_key, encode_last_version,
-    epoch_entry, expiry_key, expiry_value, last_version_key, read_part_key, upload_expiry_key,
+    Body, Change, Filed, LastVersion, Row, UploadRecord, decode_upload_record_key, epoch_entry,
+    expiry_key, expiry_value, last_version_key, read_part_key, upload_expiry_key,
 };
 use crate::types::{Epoch, ErrorKind, ObjectId, Result, RevisionId};
 
@@ -381,9 +381,10 @@ impl Salvage<'_> {
                 {
                     // Higher than every version that the lost row can have had: versions are never
                     // reused.
-                    let floor = encode_last_version(unreached(self.env.steady_now()));
+                    let now = self.env.steady_now();
+                    let last = LastVersion::at(unreached(now), now);
                     writer
-                        .put(Table::Meta, last_version_key(object), floor)
+                        .put(Table::Meta, last_version_key(object), last.encode())
                         .await?;
                 }
             }

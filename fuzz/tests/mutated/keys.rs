@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use cenotaph_fuzz::Target;
 use cenotaph_storage::records::{
-    Due, decode_upload_record_key, expiry_key, floor_object, last_version_key, part_key,
+    Due, decode_upload_record_key, expiry_key, last_version_key, last_version_object, part_key,
     read_expiry_key, read_part_key, upload_expiry_key, upload_record_key,
 };
 use cenotaph_storage::{
@@ -64,7 +64,7 @@ fn key_of_a_last_version() {
     run_key(
         "key of a last version",
         ids().map(|id| last_version_key(&id)),
-        floor_object,
+        last_version_object,
         last_version_key,
     );
 }

@@ -5,9 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cenotaph_storage::decide::{Precondition, PutResult, WriteOutcome};
 use cenotaph_storage::records::{
-    Attributes, BlockChecksums, Body, Change, Filed, Orphan, PartsDigest, Phase, Row, StoreRecord,
-    UploadRecord, check_expiry_value, decode_last_version, encode_last_version, expiry_value,
-    is_live,
+    Attributes, BaseVersion, BlockChecksums, Body, Change, Filed, LastVersion, Orphan, PartsDigest,
+    Phase, Row, StoreRecord, UploadRecord, check_expiry_value, expiry_value, is_live,
 };
 use cenotaph_storage::{Etag, ObjectId, OperationId, Timestamp, Version};
 use uuid::Uuid;
@@ -192,14 +191,26 @@ fn store_record() {
 
 #[test]
 fn last_version() {
-    let encode = |version: &Version| encode_last_version(*version);
     run_record(
         "last version",
-        [hex("01 ac02")],
-        encode,
-        decode_last_version,
-        |version| {
-            let _ = version.next();
+        [hex("01 ac02"), hex("02 ac02 e807")],
+        LastVersion::encode,
+        LastVersion::decode,
+        |last| {
+            let _ = last.version.next();
+        },
+    );
+}
+
+#[test]
+fn base_version() {
+    run_record(
+        "base version",
+        [hex("01 ac02 e807")],
+        BaseVersion::encode,
+        BaseVersion::decode,
+        |base| {
+            let _ = base.version.next();
         },
     );
 }

@@ -9,7 +9,11 @@
 //! repair of an object       Repair           row or last version, one more entry
 //! repair of an upload       UploadRepair   upload record, its parts, one more entry
 //! settlement by recovery    fence          change, row
+//! drop of last versions     prune          rows or last versions, base version
 //! ```
+//!
+//! Where an object has neither, its versions follow the base version of the store, which is then
+//! read, too.
 //!
 //! Shards, recovery, the simulator's checkers and property tests call the same functions. Guards I3
 //! (one batch holds everything that a decision changes), I6, and the idempotence of swaps.
@@ -18,6 +22,7 @@ mod fence;
 mod parts;
 mod plan;
 mod precondition;
+mod prune;
 mod rename;
 mod repair;
 mod results;
@@ -30,6 +35,7 @@ mod upload_step;
 pub use fence::{fence, fence_orphans, not_fenced, record, revision_key};
 pub use parts::{PartRules, Selection};
 pub use plan::{Effect, Event, Plan, ReadEntry, ReadSet, ReadValue, conflict};
+pub use prune::{is_due, prune};
 pub use rename::Rename;
 pub(crate) use repair::is_as_written;
 pub use repair::{Lost, Repair, SeenObject, SeenRow, remove_row, unreached};

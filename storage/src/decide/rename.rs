@@ -16,7 +16,7 @@
 use super::transition::{self, Transition};
 use super::{Effect, Plan, Precondition, PutResult, RowState, SwapReply};
 use crate::index::Batch;
-use crate::records::{Body, LateWrite, Metadata, Row};
+use crate::records::{Body, LastVersion, LateWrite, Metadata, Row};
 use crate::types::{ObjectId, OperationId, Timestamp};
 
 /// One rename.
@@ -65,7 +65,7 @@ impl Rename {
         to: &RowState,
         now: Timestamp,
     ) -> Plan<Option<PutResult>> {
-        let removed = RowState::Absent(from.version());
+        let removed = RowState::Absent(LastVersion::at(from.version(), now));
         let renamed = RowState::Present(Box::new(self.renamed(row, to, now)));
         let transitions = [
             Transition {

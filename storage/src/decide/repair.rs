@@ -25,8 +25,8 @@ use super::transition::{self, Transition};
 use super::{Effect, Plan, RowState, SeenEntry};
 use crate::index::{Batch, Table};
 use crate::records::{
-    BlockChecksums, Body, LateWrite, Row, check_expiry_value, encode_last_version, expiry_key,
-    expiry_value, last_version_key,
+    BlockChecksums, Body, LastVersion, LateWrite, Row, check_expiry_value, expiry_key, expiry_value,
+    last_version_key,
 };
 use crate::types::{Checksum, ObjectId, RevisionId, Timestamp, Version};
 
@@ -219,8 +219,8 @@ fn last_version(id: &ObjectId, seen: &SeenObject, now: Timestamp) -> Option<Plan
             Some(repaired(batch))
         }
         (SeenRow::BrokenLastVersion, _) => {
-            let last = unreached(now);
-            batch.put(Table::Meta, last_version_key(id), encode_last_version(last));
+            let last = LastVersion::at(unreached(now), now);
+            batch.put(Table::Meta, last_version_key(id), last.encode());
             Some(repaired_to(batch, id, RowState::Absent(last)))
         }
         (SeenRow::Whole(_) | SeenRow::BrokenRow, _) => None,
@@ -234,18 +234,18 @@ pub fn remove_row(id: &ObjectId, now: Timestamp) -> Plan<bool> {
 }
 
 /// Returns the batch that removes a row which can't be read, and the last version it sets.
-pub(super) fn remove_unreadable_row(id: &ObjectId, now: Timestamp) -> (Batch, Version) {
-    let last = unreached(now);
+pub(super) fn remove_unreadable_row(id: &ObjectId, now: Timestamp) -> (Batch, LastVersion) {
+    let last = LastVersion::at(unreached(now), now);
     let mut batch = Batch::new();
     batch.remove(Table::Rows, id.encoded().clone());
-    batch.put(Table::Meta, last_version_key(id), encode_last_version(last));
+    batch.put(Table::Meta, last_version_key(id), last.encode());
     (batch, last)
 }
 
 /// Plans a delete of the object.
 fn give_up(id: &ObjectId, row: &Row, now: Timestamp) -> Plan<bool> {
     let before = RowState::Present(Box::new(row.clone()));
-    let after = RowState::Absent(row.version);
+    let after = RowState::Absent(LastVersion::at(row.version, now));
     let transition = [Transition {
         id,
         before: &before,

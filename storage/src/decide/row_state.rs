@@ -1,15 +1,18 @@
 //! The state of an object's row, and the state that an upload expects at its commit.
 
-use crate::records::{Body, Row};
+use crate::records::{Body, LastVersion, Row};
 use crate::types::{RevisionId, Timestamp, Version};
 
-/// State of an object: its row, or the last version that it had.
+/// State of an object: its row, or the version that its next version follows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RowState {
     /// The object has a row, which may have expired.
     Present(Box<Row>),
-    /// The object has no row. Its last version was this; [`Version::NONE`] if it never existed.
-    Absent(Version),
+    /// The object has no row, and its last version is kept.
+    Absent(LastVersion),
+    /// The object has no row, and no last version is kept: it never existed, or its last version
+    /// was dropped. Its next version follows this base version of the store.
+    New(Version),
 }
 
 impl RowState {
@@ -22,15 +25,17 @@ impl RowState {
     pub fn row(&self) -> Option<&Row> {
         match self {
             Self::Present(row) => Some(row),
-            Self::Absent(_) => None,
+            Self::Absent(_) | Self::New(_) => None,
         }
     }
 
-    /// Returns the last version of the object.
+    /// Returns a version that no earlier version of the object exceeds. The next write of the
+    /// object has the next version.
     pub fn version(&self) -> Version {
         match self {
             Self::Present(row) => row.version,
-            Self::Absent(last) => *last,
+            Self::Absent(last) => last.version,
+            Self::New(base) => *base,
         }
     }
 

@@ -34,8 +34,8 @@ use super::transition::{self, Transition};
 use super::{Effect, Event, ExpectedRow, Plan, Precondition, RowState, repair};
 use crate::index::{Batch, Table};
 use crate::records::{
-    Amendment, Attributes, BlockChecksums, Body, EMBEDDED_BYTES_MAX, Extension, LateWrite,
-    Manifest, Metadata, Row,
+    Amendment, Attributes, BlockChecksums, Body, EMBEDDED_BYTES_MAX, Extension, LastVersion,
+    LateWrite, Manifest, Metadata, Row,
 };
 use crate::types::{Checksum, ObjectId, OperationId, Result, RevisionKey, Timestamp};
 
@@ -224,7 +224,10 @@ impl Swap {
         }
         match self.next(row_state, now) {
             Ok(Next::Row(row)) => self.commit(row_state, RowState::Present(row), now),
-            Ok(Next::NoRow) => self.commit(row_state, RowState::Absent(row_state.version()), now),
+            Ok(Next::NoRow) => {
+                let last = LastVersion::at(row_state.version(), now);
+                self.commit(row_state, RowState::Absent(last), now)
+            }
             Ok(Next::Unchanged) => Plan::nothing(Ok(self.unchanged(row_state))),
             Ok(Next::Absent) => Plan::nothing(Ok(SwapReply::without_row(false))),
             Err(error) => Plan::known(Err(error)),

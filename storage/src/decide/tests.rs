@@ -19,6 +19,7 @@ use crate::types::{
 
 mod conditional;
 mod expiring;
+mod pruning;
 mod renaming;
 mod summary;
 mod upload_history;
@@ -102,7 +103,7 @@ fn key(number: u128) -> RevisionKey {
 }
 
 fn never() -> RowState {
-    RowState::Absent(Version::NONE)
+    RowState::New(Version::NONE)
 }
 
 fn tables(batch: &Batch) -> Vec<(Table, bool)> {

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use super::RowState;
 use crate::index::{Batch, Table};
 use crate::records::{
-    LateWrite, Orphan, Row, encode_last_version, expiry_key, expiry_value, last_version_key,
+    LateWrite, Orphan, Row, expiry_key, expiry_value, last_version_key,
 };
-use crate::types::{ObjectId, RevisionKey, Timestamp, Version};
+use crate::types::{ObjectId, RevisionKey, Timestamp};
 
 /// State of an object before and after a commit.
 #[derive(Clone, Copy, Debug)]
@@ -67,20 +67,15 @@ fn put_row(batch: &mut Batch, Transition { id, before, after }: &Transition<'_>)
     match after {
         RowState::Present(row) => {
             batch.put(Table::Rows, id.encoded().clone(), row.encode());
-            if let RowState::Absent(last) = before
-                && *last != Version::NONE
-            {
+            if let RowState::Absent(_) = before {
                 batch.remove(Table::Meta, last_version_key(id));
             }
         }
         RowState::Absent(last) => {
             batch.remove(Table::Rows, id.encoded().clone());
-            batch.put(
-                Table::Meta,
-                last_version_key(id),
-                encode_last_version(*last),
-            );
+            batch.put(Table::Meta, last_version_key(id), last.encode());
         }
+        RowState::New(_) => batch.remove(Table::Meta, last_version_key(id)),
     }
 }
 

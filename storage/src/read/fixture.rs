@@ -219,7 +219,7 @@ impl Store {
             precondition: Precondition::None,
             mutation,
         };
-        let row_state = self.row(id).map_or(RowState::Absent(Version::NONE), |row| {
+        let row_state = self.row(id).map_or(RowState::New(Version::NONE), |row| {
             RowState::Present(Box::new(row))
         });
         let view = SwapView {
@@ -256,7 +256,7 @@ impl Store {
             });
             blocks.push(BlockChecksums(blob.blocks));
         }
-        let expected = self.row(id).map_or(RowState::Absent(Version::NONE), |row| {
+        let expected = self.row(id).map_or(RowState::New(Version::NONE), |row| {
             RowState::Present(Box::new(row))
         });
         Mutation::Tombstone {

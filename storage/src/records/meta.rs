@@ -1,14 +1,10 @@
-//! Entries of the meta table: the epoch of the index, and the last versions of deleted objects. The
-//! entry "store" is in `store.rs`.
+//! The epoch of the index, in the meta table.
 //!
 //! ```text
-//! key "epoch"                 value: version=1, postcard u64
-//! key "floor" 0x00 object id  value: version=1, postcard u64: last version of an absent object
+//! key "epoch"  value: version=1, postcard u64
 //! ```
 //!
-//! Guards "a version is never reused, not even across delete and re-create": a delete stores the
-//! last version in its own batch, and the next write removes it in its own batch. The cost is a
-//! small entry for every deleted object that is never written again.
+//! The other entries of the table are in `store.rs`, `last_version.rs` and `base_version.rs`.
 
 use std::sync::Arc;
 
@@ -16,11 +12,10 @@ use bytes::Bytes;
 
 use super::codec;
 use crate::index::{Batch, CommitError, Index, Table};
-use crate::types::{Epoch, ObjectId, Result, Version};
+use crate::types::{Epoch, Result};
 
 const FORMAT: u8 = 1;
 const EPOCH: &[u8] = b"epoch";
-const FLOORS: &[u8] = b"floor\0";
 
 /// Raises the epoch durably and returns the new epoch. From then on, every change of an older epoch
 /// belongs to a dead owner.
@@ -78,77 +73,11 @@ pub(crate) fn epoch_entry(last: Epoch) -> (Bytes, Bytes) {
     )
 }
 
-/// Returns the key of the last version of an object.
-pub fn last_version_key(id: &ObjectId) -> Bytes {
-    [FLOORS, &id.encoded()[..]].concat().into()
-}
-
-/// Returns the prefix that the keys of all last versions share, and no other key has.
-pub fn last_versions_prefix() -> Bytes {
-    Bytes::from_static(FLOORS)
-}
-
-/// Returns the object whose last version has this key.
-///
-/// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) if the key is not that of a last version.
-pub fn floor_object(key: &[u8]) -> Result<ObjectId> {
-    let malformed = || codec::corrupt("last version", "malformed key");
-    let id = key.strip_prefix(FLOORS).ok_or_else(malformed)?;
-    ObjectId::decode(id).map_err(|error| malformed().with_source(error))
-}
-
-/// Encodes a last version for storage.
-pub fn encode_last_version(floor: Version) -> Bytes {
-    codec::encode(FORMAT, &floor).into()
-}
-
-/// Decodes a stored last version.
-///
-/// # Errors
-/// [`Corrupt`](crate::ErrorKind::Corrupt) or [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
-pub fn decode_last_version(value: &Bytes) -> Result<Version> {
-    let version = codec::decode("last version", FORMAT, value)?;
-    codec::check_version("last version", version)?;
-    Ok(version)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::codec::fixture::{
-        assert_golden, assert_later_format_refused, assert_robust,
-    };
     use crate::types::ErrorKind;
     use cenotaph_fuzz::Target;
-
-    #[test]
-    fn the_stored_form_of_a_last_version_is_stable() {
-        let encoded = encode_last_version(Version::new(300));
-        assert_golden(&encoded, "01 ac02");
-        assert_later_format_refused(&encoded, decode_last_version);
-        assert_robust(&encoded, decode_last_version);
-        assert_golden(
-            &last_version_key(&ObjectId::try_from("k").unwrap()),
-            "666c6f6f7200 64656661756c7400 6b",
-        );
-        let id = ObjectId::try_from("k").unwrap();
-        assert_eq!(floor_object(&last_version_key(&id)).unwrap(), id);
-        assert!(
-            last_version_key(&id).starts_with(&last_versions_prefix())
-                && floor_object(EPOCH).is_err()
-        );
-    }
-
-    #[test]
-    fn last_version_that_cannot_be_raised_is_damage() {
-        let highest = encode_last_version(Version::STORED_MAX);
-        assert_eq!(decode_last_version(&highest).unwrap(), Version::STORED_MAX);
-        for too_high in [Version::STORED_MAX.next(), Version::new(u64::MAX)] {
-            let error = decode_last_version(&encode_last_version(too_high)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Corrupt);
-        }
-    }
 
     #[test]
     fn mutated_epoch_is_refused_or_encodes_again() {

@@ -4,10 +4,12 @@
 //! Every value begins with a format version byte. A value of an unknown version is refused with
 //! [`ErrorKind::UnknownFormat`](crate::ErrorKind). The rules for changing a value are in `decide/`.
 
+mod base_version;
 mod change;
 mod codec;
 mod expiration;
 mod expiry;
+mod last_version;
 mod manifest;
 mod meta;
 mod metadata;
@@ -18,18 +20,19 @@ mod row;
 mod store;
 mod upload_record;
 
+pub use base_version::{BASE_VERSION_KEY, BaseVersion};
 pub use change::Change;
 pub use expiration::{Deadline, EXPIRATION_MAX, Expiration, Extension, is_live};
 pub use expiry::{
     Due, check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key,
     upload_expiry_key,
 };
+pub use last_version::{
+    LastVersion, last_version_key, last_version_object, last_versions_prefix,
+};
 pub use manifest::{Extent, Manifest};
 pub(crate) use meta::epoch_entry;
-pub use meta::{
-    begin_epoch, decode_last_version, encode_last_version, floor_object, last_epoch,
-    last_version_key, last_versions_prefix,
-};
+pub use meta::{begin_epoch, last_epoch};
 pub use metadata::{ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Metadata};
 pub use orphan::{LateWrite, Orphan, OrphanDue};
 pub use part::{Filed, Part, all_parts_prefix, is_part_key, part_key, parts_prefix, read_part_key};

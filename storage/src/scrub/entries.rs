@@ -24,7 +24,7 @@ use super::second::{self, is_still, readable};
 use crate::decide::{Repair, UploadRepair};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::records::{
-    Change, Due, Orphan, Row, UploadRecord, check_expiry_value, decode_last_version, floor_object,
+    Change, Due, LastVersion, Orphan, Row, UploadRecord, check_expiry_value, last_version_object,
     read_expiry_key, upload_record_key,
 };
 use crate::types::{Error, ErrorKind, ObjectId, OperationId, Result, RevisionId, UploadId};
@@ -74,7 +74,7 @@ async fn check(
 ) -> Result<Option<FoundDamage>> {
     let broken = match table {
         Table::Expiry => return expiry(snapshot, key, value).await,
-        Table::Meta => return floor(snapshot, key, value).await,
+        Table::Meta => return last_version(snapshot, key, value).await,
         Table::Changes if OperationId::from_slice(key).is_some() => Change::decode(value).err(),
         Table::Orphans if RevisionId::from_slice(key).is_some() => Orphan::decode(value).err(),
         Table::Changes | Table::Orphans => Some(Error::new(
@@ -164,13 +164,13 @@ async fn session(
 }
 
 /// Returns the damage of a stored last version.
-async fn floor(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<FoundDamage>> {
-    let object = match floor_object(key) {
+async fn last_version(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<FoundDamage>> {
+    let object = match last_version_object(key) {
         Ok(object) => object,
         Err(error) => return Ok(Some(unreadable(Table::Meta, key, &error))),
     };
     let repair = RepairPolicy::Safe(RepairAction::Repair(object.clone(), Repair::LastVersion));
-    match (decode_last_version(value), row(snapshot, &object).await?) {
+    match (LastVersion::decode(value), row(snapshot, &object).await?) {
         (Err(error), _) if error.kind() == ErrorKind::UnknownFormat => {
             Ok(Some(unreadable(Table::Meta, key, &error)))
         }

@@ -46,7 +46,7 @@ fn row(expires_at: Option<Timestamp>) -> SeenRow {
 }
 
 fn absent() -> SeenRow {
-    SeenRow::Whole(RowState::Absent(Version::new(3)))
+    SeenRow::Whole(RowState::Absent(LastVersion::at(Version::new(3), at(1))))
 }
 
 fn object(seen: &SeenRow, entry: Option<&'static [u8]>) -> SeenObject {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::records::Expiration;
+use crate::records::{Expiration, LastVersion};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -132,7 +132,7 @@ fn the_expirer_removes_what_is_due_and_nothing_else() {
 fn a_large_put_over_what_expired_meanwhile_commits() {
     let object = mortal();
     let saw = object.expectation(at(5));
-    let gone = RowState::Absent(object.version());
+    let gone = RowState::Absent(LastVersion::at(object.version(), at(1)));
     let put = tombstone(9, saw);
     assert!(
         matches!(decide(&put, &object, 11), Decision::Commit { orphans, .. } if orphans == [key(1002)])
@@ -156,7 +156,7 @@ fn a_large_put_over_what_expired_meanwhile_commits() {
 #[test]
 fn it_makes_no_difference_whether_the_expirer_has_been_by() {
     let object = mortal();
-    let gone = RowState::Absent(object.version());
+    let gone = RowState::Absent(LastVersion::at(object.version(), at(1)));
     let saw_later_deadline = match object.expectation(at(5)) {
         ExpectedRow::Tombstone { first, .. } => ExpectedRow::Tombstone {
             first,
@@ -211,7 +211,7 @@ fn a_read_extends_the_version_it_read_and_no_other() {
         "it has been overwritten"
     );
     assert_eq!(
-        decide(&touch, &RowState::Absent(Version::new(1)), 4),
+        decide(&touch, &RowState::Absent(LastVersion::at(Version::new(1), at(1))), 4),
         Decision::Unchanged
     );
 }

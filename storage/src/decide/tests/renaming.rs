@@ -1,6 +1,7 @@
 //! Renames: one row for another, in one batch.
 
 use super::*;
+use crate::records::LastVersion;
 
 fn other() -> ObjectId {
     ObjectId::try_from("other").unwrap()
@@ -48,7 +49,7 @@ fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
     let (from, to, changed) = renamed(&rename(3), &large, &never());
     assert_eq!(
         (from, to.version()),
-        (RowState::Absent(Version::new(1)), Version::new(1))
+        (RowState::Absent(LastVersion::at(Version::new(1), at(1))), Version::new(1))
     );
     let row = to.row().unwrap();
     assert_eq!(
@@ -71,7 +72,7 @@ fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
         to: id(),
         ..rename(4)
     };
-    let (_, home, _) = renamed(&back, &to, &RowState::Absent(Version::new(1)));
+    let (_, home, _) = renamed(&back, &to, &RowState::Absent(LastVersion::at(Version::new(1), at(1))));
     let Body::Tombstone(manifest) = &home.row().unwrap().body else {
         panic!("still a tombstone")
     };

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cenotaph::RepairOutcome;
 use cenotaph_storage::index::Table;
-use cenotaph_storage::records::{encode_last_version, expiry_key, expiry_value, last_version_key};
+use cenotaph_storage::records::{LastVersion, expiry_key, expiry_value, last_version_key};
 use cenotaph_storage::{RevisionId, RevisionKey, Timestamp, Version};
 use cenotaph_tests::store::{blobs, payload};
 
@@ -249,7 +249,7 @@ async fn last_version_beside_a_row_is_removed() {
         batch.put(
             Table::Meta,
             last_version_key(&id("large")),
-            encode_last_version(Version::new(7)),
+            LastVersion::at(Version::new(7), Timestamp::from_millis(1)).encode(),
         )
     })
     .await;
