@@ -42,5 +42,6 @@ pub use handle::start::StartOptions;
 pub use handle::stats::ActorStats;
 pub use handle::writes::WriteIntent;
 pub use limits::{
-    ExpiryLimits, Limits, MultipartLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits,
+    ExpiryLimits, LastVersionLimits, Limits, MultipartLimits, QueueLimits, RestartLimits,
+    SplitLimits, SweepLimits,
 };

@@ -58,6 +58,8 @@ pub struct Limits {
     pub sweep: SweepLimits,
     /// Removal of expired objects.
     pub expiry: ExpiryLimits,
+    /// Last versions of deleted objects.
+    pub last_versions: LastVersionLimits,
     /// Multipart uploads.
     pub multipart: MultipartLimits,
     /// Division of large puts into blobs.
@@ -92,6 +94,7 @@ impl Default for Limits {
             recovery_page: 256,
             sweep: SweepLimits::default(),
             expiry: ExpiryLimits::default(),
+            last_versions: LastVersionLimits::default(),
             multipart: MultipartLimits::default(),
             split: SplitLimits::default(),
             batch_operations_max: 1000,
@@ -202,6 +205,56 @@ impl Default for ExpiryLimits {
             removals_at_once: 512,
             page: 1024,
             interval_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Last versions of deleted objects, which the index keeps so that a version is never reused.
+///
+/// An entry over one of the limits is dropped in the background, and the base version of the store
+/// rises to at least its version: new objects then start at a higher version than 1. No version is
+/// reused, whatever the limits are.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let limits = cenotaph_actors::LastVersionLimits::default();
+/// assert_eq!(limits.kept_for, Duration::from_secs(30 * 24 * 3600));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LastVersionLimits {
+    /// Retention after the deletion. An object that is created again within it continues its
+    /// versions.
+    pub kept_for: Duration,
+    /// Maximum number of entries. Of more entries the oldest are dropped. The number is known from
+    /// walks over all entries, so that it may be exceeded for a while.
+    pub entries_max: u64,
+    /// Number of entries per page, and maximum number of entries dropped together.
+    pub page: usize,
+    /// Time between two pages of a walk. A page with old entries is followed by the next one
+    /// without delay.
+    pub page_interval: Duration,
+    /// Time between two walks. A walk begins earlier if a quarter of
+    /// [`entries_max`](Self::entries_max) was added since the last one began.
+    pub walk_interval: Duration,
+}
+
+impl LastVersionLimits {
+    /// Number of entries stored since a walk began after which the next walk begins at once.
+    pub(crate) fn stored_max(&self) -> u64 {
+        (self.entries_max / 4).max(1)
+    }
+}
+
+impl Default for LastVersionLimits {
+    fn default() -> Self {
+        Self {
+            kept_for: Duration::from_secs(30 * 24 * 3600),
+            entries_max: 1_000_000,
+            page: 1024,
+            page_interval: Duration::from_millis(50),
+            walk_interval: Duration::from_secs(3600),
         }
     }
 }

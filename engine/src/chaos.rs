@@ -1,4 +1,4 @@
-//! Fault injection for tests of services: kills of actors. Requires the feature `chaos`.
+//! Fault injection and background work on request, for tests of services. Requires the feature `chaos`.
 
 use std::sync::Arc;
 
@@ -23,6 +23,15 @@ impl Engine {
                 .upgrade()
                 .is_some_and(|engine| engine.parts.tiered.kill(kind))
         }
+    }
+
+    /// Drops all last versions that are over a limit, as the pruner does in the background. Returns
+    /// their number.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub async fn prune(&self) -> Result<u64> {
+        self.tiered().prune().await
     }
 
     /// Returns the number of the shard that decides for an object.

@@ -96,8 +96,9 @@ pub use ops::usage::Usage;
 pub use salvage::{Salvage, salvage};
 
 pub use cenotaph_actors::{
-    ActorKind, ActorStats, BudgetUse, ExpiryLimits, Limits, MultipartLimits, NamespaceLimits,
-    QueueLimits, RestartLimits, SplitLimits, SweepLimits, UploadedPart, WriteReply,
+    ActorKind, ActorStats, BudgetUse, ExpiryLimits, LastVersionLimits, Limits, MultipartLimits,
+    NamespaceLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits, UploadedPart,
+    WriteReply,
 };
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;

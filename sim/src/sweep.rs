@@ -88,6 +88,7 @@ fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
                 ActorKind::Recovery,
                 ActorKind::Sweeper,
                 ActorKind::Expirer,
+                ActorKind::Pruner,
                 ActorKind::Supervisor,
             ];
             (0..shards)

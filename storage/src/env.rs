@@ -136,6 +136,8 @@ pub enum SyncPoint {
     SweeperAfterDelete,
     /// Expirer: an object may be due, and its row is unchanged.
     ExpirerBeforeRemove,
+    /// Pruner: last versions may be old, and their entries still exist.
+    PrunerBeforeDrop,
 }
 
 /// Cheap handle on a [`World`]. Clones share the state of [`steady_now`](Self::steady_now).

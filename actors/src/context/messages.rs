@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cenotaph_storage::decide::{
     Precondition, PutResult, Repair, Swap, SwapReply, UploadRepair, UploadStep,
 };
+use cenotaph_storage::index::Range;
 use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{
     Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId,
@@ -56,6 +57,13 @@ pub(crate) enum ShardMessage {
         mode: RepairMode,
         reply: Reply<bool>,
     },
+    /// Drops the last versions of these objects that were deleted at or before `cutoff`. Replies
+    /// their number.
+    Prune {
+        objects: Vec<ObjectId>,
+        cutoff: Timestamp,
+        reply: Reply<u64>,
+    },
     /// Locks these objects: the shard decides nothing until the lock has ended (`shard_lock.rs`).
     Lock {
         objects: Vec<ObjectId>,
@@ -81,6 +89,7 @@ impl ShardMessage {
             Self::Fence { reply, .. }
             | Self::Repair { reply, .. }
             | Self::RepairUpload { reply, .. } => reply(Err(error)),
+            Self::Prune { reply, .. } => reply(Err(error)),
             Self::Lock { granted, .. } => drop(granted.send(Err(error))),
         }
     }
@@ -104,6 +113,22 @@ pub(crate) type SweeperMessage = WorkerMessage<SweepOutcome>;
 
 /// A message to the expirer.
 pub(crate) type ExpirerMessage = WorkerMessage<ExpiryOutcome>;
+
+/// A message to the pruner.
+pub(crate) type PrunerMessage = WorkerMessage<PruneOutcome>;
+
+/// Outcome of a pass of the pruner.
+#[derive(Clone, Debug)]
+pub(crate) struct PruneOutcome {
+    /// Time at which the walk began.
+    pub(crate) begun: Timestamp,
+    /// Number of last versions dropped.
+    pub(crate) pruned: u64,
+    /// Times of deletion of the last versions that the page leaves.
+    pub(crate) kept: Vec<Timestamp>,
+    /// The range behind the page; `None` at the end of the walk.
+    pub(crate) rest: Option<Range>,
+}
 
 /// Outcome of a pass of the sweeper.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,8 +13,9 @@ use crate::admission::permits::{Admission, Permit};
 use crate::context::backlog::{Backlog, BacklogUpdate};
 use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::idle_refresh::IdleRefreshes;
-use crate::context::messages::{ExpirerMessage, ShardMessage, SweeperMessage};
+use crate::context::messages::{ExpirerMessage, PrunerMessage, ShardMessage, SweeperMessage};
 use crate::context::registry::{ActorRegistry, ActorSlot};
+use crate::context::stored_base::StoredBase;
 use crate::limits::Limits;
 use crate::runtime::health::Health;
 use crate::runtime::live_writes::LiveWrites;
@@ -27,6 +28,7 @@ pub(crate) mod idle_refresh;
 pub(crate) mod messages;
 pub(crate) mod post_commit;
 pub(crate) mod registry;
+pub(crate) mod stored_base;
 
 /// Context shared by all actors of an engine. Cheap to clone.
 pub(crate) type SharedContext = Arc<Context>;
@@ -39,6 +41,8 @@ pub(crate) struct Context {
     pub(crate) pins: Pins,
     pub(crate) limits: Limits,
     pub(crate) epoch: Epoch,
+    /// The base version of the store.
+    pub(crate) base: StoredBase,
     pub(crate) registry: Arc<ActorRegistry>,
     pub(crate) live_writes: LiveWrites,
     pub(crate) backlog: Arc<Backlog>,
@@ -54,6 +58,12 @@ pub(crate) struct Context {
     /// True while a wake-up is on its way to the expirer.
     pub(crate) expiry_requested: Arc<AtomicBool>,
     pub(crate) expiry_cursor: ExpiryCursor,
+    /// True while a wake-up is on its way to the pruner.
+    pub(crate) prune_requested: Arc<AtomicBool>,
+    /// Number of last versions stored since the pruner began its walk.
+    pub(crate) last_versions_stored: AtomicU64,
+    /// Number of last versions that the last walk of the pruner has left.
+    pub(crate) last_versions_kept: AtomicU64,
     /// True while a refused write waits for space to be reclaimed.
     pub(crate) making_room: AtomicBool,
     pub(crate) idle_refreshes: IdleRefreshes,
@@ -71,6 +81,7 @@ pub(crate) struct Counters {
     pub(crate) conflicts: AtomicU64,
     pub(crate) expired: AtomicU64,
     pub(crate) touches: AtomicU64,
+    pub(crate) pruned: AtomicU64,
 }
 
 impl Context {
@@ -90,6 +101,23 @@ impl Context {
                 &self.expiry_requested,
                 &self.registry.expirer,
                 ExpirerMessage::Wake,
+            );
+        }
+    }
+
+    /// Notes the last versions that a durable batch has stored, and wakes the pruner if there may be
+    /// too many.
+    pub(crate) fn note_last_versions(&self, stored: u64) {
+        let before = self
+            .last_versions_stored
+            .fetch_add(stored, Ordering::Relaxed);
+        let most = self.limits.last_versions.stored_max();
+        // Once for each walk: the pruner starts over with the count.
+        if before < most && before.saturating_add(stored) >= most {
+            wake(
+                &self.prune_requested,
+                &self.registry.pruner,
+                PrunerMessage::Wake,
             );
         }
     }

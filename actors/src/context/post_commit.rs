@@ -2,16 +2,17 @@
 
 use cenotaph_storage::Timestamp;
 use cenotaph_storage::index::{Batch, CommitError, Table};
-use cenotaph_storage::records::read_expiry_key;
+use cenotaph_storage::records::{last_versions_prefix, read_expiry_key};
 
 use crate::context::Context;
 use crate::context::backlog::BacklogUpdate;
 
 /// The entries of a batch that concern background work: changes and orphans for the backlog, the
-/// earliest deadline for the expirer.
+/// earliest deadline for the expirer, the number of last versions for the pruner.
 pub(crate) struct PostCommit {
     backlog: BacklogUpdate,
     due: Option<Timestamp>,
+    last_versions: u64,
 }
 
 impl PostCommit {
@@ -27,9 +28,13 @@ impl PostCommit {
             .filter_map(|(_, key, _)| read_expiry_key(key).ok())
             .map(|(due, _)| due)
             .min();
+        let last_versions = puts(Table::Meta)
+            .filter(|(_, key, _)| key.starts_with(&last_versions_prefix()))
+            .count() as u64;
         Self {
             backlog: BacklogUpdate::of(batch),
             due,
+            last_versions,
         }
     }
 
@@ -39,7 +44,7 @@ impl PostCommit {
         self.wake(context);
     }
 
-    /// Wakes the sweeper and the expirer.
+    /// Wakes the sweeper, the expirer and the pruner.
     ///
     /// For a batch that is in the backlog already: noting it twice could overwrite the entry of a
     /// later batch.
@@ -49,6 +54,9 @@ impl PostCommit {
         }
         if let Some(due) = self.due {
             context.is_due(due);
+        }
+        if self.last_versions > 0 {
+            context.note_last_versions(self.last_versions);
         }
     }
 

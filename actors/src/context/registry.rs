@@ -10,7 +10,7 @@ use ractor::{ActorCell, ActorRef, Message};
 use serde::{Deserialize, Serialize};
 
 use crate::context::messages::{
-    ExpirerMessage, RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage,
+    ExpirerMessage, PrunerMessage, RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage,
 };
 
 /// Kind of an actor.
@@ -30,6 +30,8 @@ pub enum ActorKind {
     Sweeper,
     /// The expirer.
     Expirer,
+    /// The pruner.
+    Pruner,
 }
 
 /// The reference to an actor, or none while the actor is dead.
@@ -72,6 +74,7 @@ pub(crate) struct ActorRegistry {
     pub(crate) recovery: ActorSlot<RecoveryMessage>,
     pub(crate) sweeper: ActorSlot<SweeperMessage>,
     pub(crate) expirer: ActorSlot<ExpirerMessage>,
+    pub(crate) pruner: ActorSlot<PrunerMessage>,
 }
 
 impl ActorRegistry {
@@ -83,6 +86,7 @@ impl ActorRegistry {
             recovery: ActorSlot::default(),
             sweeper: ActorSlot::default(),
             expirer: ActorSlot::default(),
+            pruner: ActorSlot::default(),
         }
     }
 
@@ -112,6 +116,7 @@ impl ActorRegistry {
             self.recovery.get().map(|actor| actor.get_cell()),
             self.sweeper.get().map(|actor| actor.get_cell()),
             self.expirer.get().map(|actor| actor.get_cell()),
+            self.pruner.get().map(|actor| actor.get_cell()),
         ];
         shards
             .chain(others.into_iter().flatten())

@@ -7,7 +7,8 @@ use tokio::sync::{OnceCell, oneshot};
 
 use crate::context::SharedContext;
 use crate::context::messages::{
-    ExpirerMessage, ExpiryOutcome, RecoveryMessage, SweepOutcome, SweeperMessage,
+    ExpirerMessage, ExpiryOutcome, PruneOutcome, PrunerMessage, RecoveryMessage, SweepOutcome,
+    SweeperMessage,
 };
 use crate::context::registry::ActorKind;
 use crate::handle::supervisor::SupervisorMessage;
@@ -119,6 +120,29 @@ impl Tiered {
         Ok(outcome.removed)
     }
 
+    /// Walks over all last versions and drops the old ones, as the pruner does in the background.
+    /// Returns their number. For tests.
+    ///
+    /// # Errors
+    /// As [`recover`](Self::recover).
+    pub async fn prune(&self) -> Result<u64> {
+        let pruner = &self.context.registry.pruner;
+        let mut pruned = 0;
+        // A walk may be under way: the next one passes over all last versions.
+        for _ in 0..2 {
+            loop {
+                let outcome: PruneOutcome = self
+                    .ask(|reply| pruner.send(PrunerMessage::Pass(reply)))
+                    .await?;
+                pruned += outcome.pruned;
+                if outcome.rest.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(pruned)
+    }
+
     /// Settles the changes of dead owners, removes expired objects, then deletes the orphans that
     /// are due. Returns the number of orphans that may not be deleted yet.
     ///
@@ -182,6 +206,7 @@ impl Tiered {
             ActorKind::Recovery => registry.recovery.get().map(|actor| actor.get_cell()),
             ActorKind::Sweeper => registry.sweeper.get().map(|actor| actor.get_cell()),
             ActorKind::Expirer => registry.expirer.get().map(|actor| actor.get_cell()),
+            ActorKind::Pruner => registry.pruner.get().map(|actor| actor.get_cell()),
             ActorKind::EveryUpload => return registry.kill_uploads(),
         };
         cell.map(|cell| cell.kill()).is_some()

@@ -213,9 +213,7 @@ impl Context {
     async fn look(&self, action: RepairAction) -> Result<Option<RepairOutcome>> {
         let is_confirmed = match action {
             RepairAction::Repair(object, repair) => {
-                let seen = Reader::of_index(&*self.index)
-                    .seen_object(&object, &repair)
-                    .await?;
+                let seen = Reader::of_index(self).seen_object(&object, &repair).await?;
                 repair
                     .decide(&object, &seen, self.env.steady_now())
                     .is_some()

@@ -1,7 +1,7 @@
 //! Start and close of an engine's actors, and their shared state.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use cenotaph_storage::blobs::BlobTier;
@@ -16,6 +16,7 @@ use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::idle_refresh::IdleRefreshes;
 use crate::context::messages::RecoveryMessage;
 use crate::context::registry::ActorRegistry;
+use crate::context::stored_base::StoredBase;
 use crate::context::{Context, Counters, SharedContext, wake};
 use crate::handle::Tiered;
 use crate::handle::supervisor::Supervisor;
@@ -47,10 +48,14 @@ impl Tiered {
     /// deleted in the background.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if the actors can't start; otherwise the error of the first
-    /// recovery pass.
+    /// [`ErrorKind::Unavailable`] if the actors can't start;
+    /// [`UnknownFormat`](ErrorKind::UnknownFormat) if a later build wrote the base version;
+    /// otherwise the error of the first recovery pass.
     pub async fn start(options: StartOptions) -> Result<Self> {
-        let context = Arc::new(context(options, Health::default()));
+        let base = StoredBase::load(&*options.index, options.env.steady_now()).await?;
+        let mut context = context(options, Health::default());
+        context.base = base;
+        let context = Arc::new(context);
         let supervisor = Supervisor {
             context: Arc::clone(&context),
         };
@@ -171,6 +176,7 @@ fn context(options: StartOptions, health: Health) -> Context {
         pins,
         limits,
         epoch,
+        base: StoredBase::default(),
         registry,
         live_writes,
         backlog,
@@ -181,6 +187,9 @@ fn context(options: StartOptions, health: Health) -> Context {
         recovery_requested,
         expiry_requested: Arc::default(),
         expiry_cursor: ExpiryCursor::default(),
+        prune_requested: Arc::default(),
+        last_versions_stored: AtomicU64::new(0),
+        last_versions_kept: AtomicU64::new(0),
         making_room: AtomicBool::new(false),
         idle_refreshes: IdleRefreshes::default(),
     }

@@ -47,6 +47,12 @@ pub struct ActorStats {
     pub conflicts: u64,
     /// Expired objects removed since the engine was opened.
     pub expired: u64,
+    /// Last versions of deleted objects dropped since the engine was opened.
+    pub pruned: u64,
+    /// Last versions of deleted objects that the index held after the last walk over them.
+    pub last_versions: u64,
+    /// Base version: new objects start at the next version.
+    pub base_version: u64,
     /// Idle refreshes since the engine was opened: reads that extended a deadline.
     pub touches: u64,
     /// Changes that are recorded and not settled.
@@ -118,6 +124,9 @@ impl Tiered {
             superseded: counters.superseded.load(Ordering::Relaxed),
             conflicts: counters.conflicts.load(Ordering::Relaxed),
             expired: counters.expired.load(Ordering::Relaxed),
+            pruned: counters.pruned.load(Ordering::Relaxed),
+            last_versions: self.context.last_versions_kept.load(Ordering::Relaxed),
+            base_version: self.context.base.read().0.get(),
             touches: counters.touches.load(Ordering::Relaxed),
             changes: changes.count,
             orphans: orphans.count,

@@ -17,6 +17,7 @@ use cenotaph_storage::Result;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SpawnErr, SupervisionEvent};
 
 use crate::background::expirer::Expirer;
+use crate::background::pruner::Pruner;
 use crate::background::recovery::Recovery;
 use crate::background::sweeper::Sweeper;
 use crate::background::worker::{BackgroundWorker, Worker};
@@ -35,6 +36,7 @@ pub(crate) enum Child {
     Recovery,
     Sweeper,
     Expirer,
+    Pruner,
 }
 
 /// A message to the supervisor.
@@ -76,6 +78,7 @@ impl Actor for Supervisor {
             Child::Uploads,
             Child::Sweeper,
             Child::Expirer,
+            Child::Pruner,
         ] {
             self.start(&myself, child, &mut children).await?;
         }
@@ -165,6 +168,7 @@ impl Supervisor {
             }
             Child::Sweeper => start_worker(Sweeper { context }, &registry.sweeper, parent).await?,
             Child::Expirer => start_worker(Expirer { context }, &registry.expirer, parent).await?,
+            Child::Pruner => start_worker(Pruner { context }, &registry.pruner, parent).await?,
         };
         children.alive.insert(cell.get_id(), child);
         Ok(())
@@ -179,6 +183,7 @@ impl Supervisor {
             Child::Recovery => registry.recovery.set(None),
             Child::Sweeper => registry.sweeper.set(None),
             Child::Expirer => registry.expirer.set(None),
+            Child::Pruner => registry.pruner.set(None),
         }
     }
 

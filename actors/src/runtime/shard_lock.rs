@@ -140,7 +140,7 @@ mod tests {
         let mut tickets = Tickets::default();
         let ticket = tickets.next();
         ShardLock::new(
-            vec![RowState::Absent(Version::NONE)],
+            vec![RowState::New(Version::NONE)],
             ReadSet::default(),
             ticket,
             tickets.durable().clone(),
@@ -150,7 +150,7 @@ mod tests {
     fn next_states() -> Vec<(ObjectId, RowState)> {
         vec![(
             ObjectId::try_from("k").unwrap(),
-            RowState::Absent(Version::new(7)),
+            RowState::New(Version::new(7)),
         )]
     }
 

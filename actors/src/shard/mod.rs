@@ -22,6 +22,7 @@ use crate::shard::pending_writes::PendingWrites;
 
 mod apply;
 pub(crate) mod pending_writes;
+mod prune;
 mod reader;
 mod repair;
 mod upload_steps;
@@ -130,12 +131,17 @@ impl Shard {
                 let planned = self.plan_fence(pending, &object, change).await;
                 self.carry_out(pending, planned, None, reply);
             }
+            ShardMessage::Prune {
+                objects,
+                cutoff,
+                reply,
+            } => self.prune(pending, &objects, cutoff, reply).await,
             ShardMessage::Lock { objects, granted } => self.lock(pending, &objects, granted).await,
         }
     }
 
     async fn plan_swap(&self, pending: &PendingWrites, swap: &Swap) -> Result<Plan<SwapReply>> {
-        let mut reader = Reader::new(&*self.context.index, pending);
+        let mut reader = Reader::new(&self.context, pending);
         let view = reader.swap_view(swap).await?;
         let now = self.context.env.steady_now();
         let plan = swap.decide(&view, now);
@@ -151,7 +157,7 @@ impl Shard {
         object: &ObjectId,
         change: OperationId,
     ) -> Result<Plan<bool>> {
-        let mut reader = Reader::new(&*self.context.index, pending);
+        let mut reader = Reader::new(&self.context, pending);
         let plan = match reader.change(change).await? {
             Some(recorded) => {
                 let row_state = reader.row_state(object).await?;
@@ -169,7 +175,7 @@ impl Shard {
         objects: &[ObjectId],
         granted: oneshot::Sender<Result<ShardLock>>,
     ) {
-        let mut reader = Reader::new(&*self.context.index, pending);
+        let mut reader = Reader::new(&self.context, pending);
         let mut row_states = Vec::with_capacity(objects.len());
         for object in objects {
             match reader.row_state(object).await {

@@ -140,7 +140,7 @@ mod tests {
     use cenotaph_storage::Version;
 
     fn absent(version: u64) -> RowState {
-        RowState::Absent(Version::new(version))
+        RowState::New(Version::new(version))
     }
 
     #[test]

@@ -12,14 +12,15 @@ use cenotaph_storage::decide::{
 };
 use cenotaph_storage::index::{Index, Range, Table};
 use cenotaph_storage::records::{
-    Change, Filed, Row, UploadRecord, decode_last_version, encode_last_version, last_version_key,
-    part_key, parts_prefix, read_part_key, upload_record_key,
+    BASE_VERSION_KEY, Change, Filed, LastVersion, Row, UploadRecord, last_version_key, part_key,
+    parts_prefix, read_part_key, upload_record_key,
 };
 use cenotaph_storage::{
     Error, ErrorKind, ObjectId, OperationId, PartNumber, Result, Timestamp, UploadId, Version,
 };
 
 use crate::context::Context;
+use crate::context::stored_base::StoredBase;
 use crate::shard::pending_writes::PendingWrites;
 
 /// Parts read per page.
@@ -28,6 +29,7 @@ const PARTS_PAGE: usize = 2000;
 /// Reader of a decision.
 pub(crate) struct Reader<'a> {
     index: &'a dyn Index,
+    base: &'a StoredBase,
     /// Batches that are submitted and not durable; `None` where no shard submits any.
     pending: Option<&'a PendingWrites>,
     reads: ReadSet,
@@ -35,18 +37,20 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Creates a reader over the pending writes of a shard and the index.
-    pub(crate) fn new(index: &'a dyn Index, pending: &'a PendingWrites) -> Self {
+    pub(crate) fn new(context: &'a Context, pending: &'a PendingWrites) -> Self {
         Self {
-            index,
+            index: &*context.index,
+            base: &context.base,
             pending: Some(pending),
             reads: ReadSet::default(),
         }
     }
 
     /// Creates a reader over the index alone.
-    pub(crate) fn of_index(index: &'a dyn Index) -> Self {
+    pub(crate) fn of_index(context: &'a Context) -> Self {
         Self {
-            index,
+            index: &*context.index,
+            base: &context.base,
             pending: None,
             reads: ReadSet::default(),
         }
@@ -62,7 +66,7 @@ impl<'a> Reader<'a> {
         let (row_state, is_unreadable) = match self.row_state(&swap.id).await {
             Err(error) if error.kind() == ErrorKind::Corrupt && swap.replaces_unread() => {
                 tracing::warn!(%error, "a row that can't be read is replaced");
-                (RowState::Absent(Version::NONE), true)
+                (RowState::New(Version::NONE), true)
             }
             row_state => (row_state?, false),
         };
@@ -92,18 +96,23 @@ impl<'a> Reader<'a> {
         let row_state = self.pending?.row_state(id)?.clone();
         let row = match &row_state {
             RowState::Present(row) => ReadValue::Value(row.encode()),
-            RowState::Absent(_) => ReadValue::Absent,
+            RowState::Absent(_) | RowState::New(_) => ReadValue::Absent,
         };
         self.reads.note(Table::Rows, id.encoded().clone(), row);
         // The decision rests on the last version, too, which is an entry of its own.
-        if let RowState::Absent(last) = row_state {
-            let value = match last {
-                Version::NONE => ReadValue::Absent,
-                last => ReadValue::Value(encode_last_version(last)),
-            };
-            self.reads.note(Table::Meta, last_version_key(id), value);
-        }
-        Some(row_state)
+        Some(match row_state {
+            RowState::Present(_) => row_state,
+            RowState::Absent(last) => {
+                let value = ReadValue::Value(last.encode());
+                self.reads.note(Table::Meta, last_version_key(id), value);
+                row_state
+            }
+            RowState::New(_) => {
+                let value = ReadValue::Absent;
+                self.reads.note(Table::Meta, last_version_key(id), value);
+                self.new_object()
+            }
+        })
     }
 
     async fn durable_state(&mut self, id: &ObjectId) -> Result<RowState> {
@@ -111,11 +120,21 @@ impl<'a> Reader<'a> {
             let row = Row::decode(&value).map_err(|error| error.with_id(id))?;
             return Ok(RowState::Present(Box::new(row)));
         }
-        let last = match self.entry(Table::Meta, last_version_key(id)).await? {
-            Some(value) => decode_last_version(&value).map_err(|error| error.with_id(id))?,
-            None => Version::NONE,
-        };
-        Ok(RowState::Absent(last))
+        match self.entry(Table::Meta, last_version_key(id)).await? {
+            Some(value) => {
+                let last = LastVersion::decode(&value).map_err(|error| error.with_id(id))?;
+                Ok(RowState::Absent(last))
+            }
+            None => Ok(self.new_object()),
+        }
+    }
+
+    /// Returns the state of an object without row and last version: it starts behind the base
+    /// version, which is in memory.
+    fn new_object(&mut self) -> RowState {
+        let (base, value) = self.base.read();
+        self.reads.note(Table::Meta, BASE_VERSION_KEY, value);
+        RowState::New(base)
     }
 
     /// Returns a change, `None` if it has been settled.
@@ -242,10 +261,10 @@ impl Reader<'_> {
             SeenEntry::Absent => {}
         }
         let last = self.entry(Table::Meta, last_version_key(id)).await;
-        Ok(match decoded(last, decode_last_version)? {
+        Ok(match decoded(last, LastVersion::decode)? {
             SeenEntry::Whole(last) => SeenRow::Whole(RowState::Absent(last)),
             SeenEntry::Broken => SeenRow::BrokenLastVersion,
-            SeenEntry::Absent => SeenRow::Whole(RowState::Absent(Version::NONE)),
+            SeenEntry::Absent => SeenRow::Whole(self.new_object()),
         })
     }
 
@@ -306,7 +325,7 @@ impl Reader<'_> {
 impl Context {
     /// Returns the durable state of an object.
     pub(crate) async fn row_state(&self, id: &ObjectId) -> Result<RowState> {
-        Reader::of_index(&*self.index).row_state(id).await
+        Reader::of_index(self).row_state(id).await
     }
 
     /// Returns the state of an object for a caller that checks its existence at `now`.

@@ -17,7 +17,7 @@ impl Shard {
         object: &ObjectId,
         repair: &Repair,
     ) -> Result<Option<Plan<bool>>> {
-        let mut reader = Reader::new(&*self.context.index, pending);
+        let mut reader = Reader::new(&self.context, pending);
         let seen = reader.seen_object(object, repair).await?;
         let plan = repair.decide(object, &seen, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
@@ -30,7 +30,7 @@ impl Shard {
         (object, upload): (&ObjectId, &UploadId),
         repair: &UploadRepair,
     ) -> Result<Option<Plan<bool>>> {
-        let mut reader = Reader::new(&*self.context.index, pending);
+        let mut reader = Reader::new(&self.context, pending);
         let seen = reader.seen_upload((object, upload), repair).await?;
         let plan = repair.decide(object, upload, &seen, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))

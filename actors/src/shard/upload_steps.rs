@@ -80,7 +80,7 @@ impl Shard {
         pending: &PendingWrites,
         step: &UploadStep,
     ) -> Result<Plan<Option<PutResult>>> {
-        let mut reader = Reader::new(&*self.context.index, pending);
+        let mut reader = Reader::new(&self.context, pending);
         let view = view(&mut reader, step).await?;
         let plan = step.decide(&view, self.context.env.steady_now());
         let plan = tamper::step(&self.context.env, step, view, plan);

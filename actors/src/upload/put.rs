@@ -54,7 +54,7 @@ impl BlobUpload {
             Err(error)
                 if error.kind() == ErrorKind::Corrupt && put.precondition == Precondition::None =>
             {
-                RowState::Absent(Version::NONE)
+                RowState::New(Version::NONE)
             }
             row_state => row_state?,
         };

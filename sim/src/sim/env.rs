@@ -136,5 +136,6 @@ const fn sync_point_name(sync_point: SyncPoint) -> &'static str {
         SyncPoint::SweeperBeforeDelete => "sweeper: before delete",
         SyncPoint::SweeperAfterDelete => "sweeper: after delete",
         SyncPoint::ExpirerBeforeRemove => "expirer: before remove",
+        SyncPoint::PrunerBeforeDrop => "pruner: before drop",
     }
 }

@@ -299,7 +299,8 @@ fn some_actor(chance: &mut Rng, shards: usize) -> ActorKind {
         4..14 => ActorKind::EveryUpload,
         14..18 => ActorKind::Recovery,
         18..22 => ActorKind::Sweeper,
-        22..25 => ActorKind::Expirer,
+        22..24 => ActorKind::Expirer,
+        24 => ActorKind::Pruner,
         _ => ActorKind::Shard(chance.index(shards)),
     }
 }
@@ -314,6 +315,7 @@ fn kill_name(kind: ActorKind) -> &'static str {
         ActorKind::Recovery => "killed: recovery",
         ActorKind::Sweeper => "killed: sweeper",
         ActorKind::Expirer => "killed: expirer",
+        ActorKind::Pruner => "killed: pruner",
     }
 }
 

@@ -337,6 +337,7 @@ fn kill_of_any_actor_at_any_step_violates_nothing() {
         "recovery",
         "sweeper",
         "expirer",
+        "pruner",
         "supervisor",
     ] {
         assert!(

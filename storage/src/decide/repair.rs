@@ -25,8 +25,8 @@ use super::transition::{self, Transition};
 use super::{Effect, Plan, RowState, SeenEntry};
 use crate::index::{Batch, Table};
 use crate::records::{
-    BlockChecksums, Body, LastVersion, LateWrite, Row, check_expiry_value, expiry_key, expiry_value,
-    last_version_key,
+    BlockChecksums, Body, LastVersion, LateWrite, Row, check_expiry_value, expiry_key,
+    expiry_value, last_version_key,
 };
 use crate::types::{Checksum, ObjectId, RevisionId, Timestamp, Version};
 

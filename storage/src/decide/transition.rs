@@ -11,9 +11,7 @@ use bytes::Bytes;
 
 use super::RowState;
 use crate::index::{Batch, Table};
-use crate::records::{
-    LateWrite, Orphan, Row, expiry_key, expiry_value, last_version_key,
-};
+use crate::records::{LateWrite, Orphan, Row, expiry_key, expiry_value, last_version_key};
 use crate::types::{ObjectId, RevisionKey, Timestamp};
 
 /// State of an object before and after a commit.

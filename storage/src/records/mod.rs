@@ -27,9 +27,7 @@ pub use expiry::{
     Due, check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key,
     upload_expiry_key,
 };
-pub use last_version::{
-    LastVersion, last_version_key, last_version_object, last_versions_prefix,
-};
+pub use last_version::{LastVersion, last_version_key, last_version_object, last_versions_prefix};
 pub use manifest::{Extent, Manifest};
 pub(crate) use meta::epoch_entry;
 pub use meta::{begin_epoch, last_epoch};

@@ -164,7 +164,11 @@ async fn session(
 }
 
 /// Returns the damage of a stored last version.
-async fn last_version(snapshot: &dyn Snapshot, key: &Bytes, value: &Bytes) -> Result<Option<FoundDamage>> {
+async fn last_version(
+    snapshot: &dyn Snapshot,
+    key: &Bytes,
+    value: &Bytes,
+) -> Result<Option<FoundDamage>> {
     let object = match last_version_object(key) {
         Ok(object) => object,
         Err(error) => return Ok(Some(unreadable(Table::Meta, key, &error))),

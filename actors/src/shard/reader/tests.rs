@@ -46,12 +46,14 @@ impl Recording {
         value
     }
 
-    /// Asserts that the read set holds exactly the keys that were asked for since the last call.
+    /// Asserts that the read set holds exactly the keys that were asked for since the last call, and
+    /// the base version, which is in memory.
     fn assert_noted(&self, reads: &ReadSet) -> usize {
         let asked = std::mem::take(&mut *self.asked.lock().unwrap());
         let noted: Asked = reads
             .entries()
             .iter()
+            .filter(|entry| !is_base(entry))
             .map(|entry| {
                 let value = match &entry.value {
                     ReadValue::Absent => None,
@@ -144,6 +146,19 @@ fn extent(number: u8) -> Extent {
     }
 }
 
+fn reading<'a>(
+    index: &'a Recording,
+    base: &'a StoredBase,
+    pending: Option<&'a PendingWrites>,
+) -> Reader<'a> {
+    Reader {
+        index,
+        base,
+        pending,
+        reads: ReadSet::default(),
+    }
+}
+
 fn swap(number: u8, mutation: Mutation) -> Swap {
     Swap {
         id: id(),
@@ -178,7 +193,8 @@ fn tombstone(number: u8) -> Swap {
 
 /// Plans a swap on an index without pending writes.
 fn plan(index: &Recording, swap: &Swap) -> Plan<cenotaph_storage::decide::SwapReply> {
-    let mut reader = Reader::of_index(index);
+    let base = StoredBase::default();
+    let mut reader = reading(index, &base, None);
     let view = reader.swap_view(swap).now_or_never().unwrap().unwrap();
     swap.decide(&view, at(5)).based_on(reader.into_reads())
 }
@@ -215,6 +231,7 @@ fn plan_of_a_swap_holds_every_read() {
 fn pending_writes_are_read_as_the_index_will_hold_them() {
     for first in [inline(1), tombstone(1), swap(1, Mutation::Delete)] {
         let index = Recording::default();
+        let base = StoredBase::default();
         index.apply(cenotaph_storage::decide::record(
             operation(1),
             &Change {
@@ -232,12 +249,12 @@ fn pending_writes_are_read_as_the_index_will_hold_them() {
             operation: operation(1),
             ..tombstone(2)
         };
-        let mut reader = Reader::new(&index, &pending);
+        let mut reader = reading(&index, &base, Some(&pending));
         reader.swap_view(&second).now_or_never().unwrap().unwrap();
         let early = reader.into_reads();
         // The same reads once the batch is durable.
         index.apply(planned.batch);
-        let mut reader = Reader::of_index(&index);
+        let mut reader = reading(&index, &base, None);
         reader.swap_view(&second).now_or_never().unwrap().unwrap();
         assert_eq!(early, reader.into_reads(), "{first:?}");
     }
@@ -267,6 +284,7 @@ fn part(number: u8) -> UploadMutation {
 #[test]
 fn plan_of_an_upload_step_holds_every_read() {
     let index = Recording::default();
+    let base = StoredBase::default();
     let record = UploadRecord {
         initiated: at(1),
         expires_at: at(1000),
@@ -303,7 +321,7 @@ fn plan_of_an_upload_step_holds_every_read() {
             };
             index.apply(cenotaph_storage::decide::record(step.operation, &change));
         }
-        let mut reader = Reader::of_index(&index);
+        let mut reader = reading(&index, &base, None);
         let view = view(&mut reader, &step).now_or_never().unwrap().unwrap();
         let plan = step.decide(&view, at(5)).based_on(reader.into_reads());
         plan.reply.as_ref().unwrap();
@@ -315,6 +333,7 @@ fn plan_of_an_upload_step_holds_every_read() {
 #[test]
 fn plan_of_a_repair_holds_every_read() {
     let index = Recording::default();
+    let base = StoredBase::default();
     index.apply(plan(&index, &inline(1)).batch);
     let mut stray = Batch::new();
     stray.put(Table::Expiry, expiry_key(at(7), &id()), expiry_value());
@@ -326,7 +345,7 @@ fn plan_of_a_repair_holds_every_read() {
         (Repair::RemoveRow, 1),
     ];
     for (repair, expected) in repairs {
-        let mut reader = Reader::of_index(&index);
+        let mut reader = reading(&index, &base, None);
         let seen = reader
             .seen_object(&id(), &repair)
             .now_or_never()
@@ -340,4 +359,93 @@ fn plan_of_a_repair_holds_every_read() {
             "{repair:?}"
         );
     }
+}
+
+fn is_base(entry: &&cenotaph_storage::decide::ReadEntry) -> bool {
+    (entry.table, &entry.key[..]) == (Table::Meta, BASE_VERSION_KEY)
+}
+
+/// Returns the base version after these objects are pruned, and the plan.
+fn pruned(base: &StoredBase, states: Vec<(ObjectId, RowState)>) -> Plan<u64> {
+    let mut locked = base.lock();
+    let (plan, raised) = cenotaph_storage::decide::prune(states, locked.get(at(1)), at(9));
+    locked.set(raised);
+    plan
+}
+
+#[test]
+fn decision_about_a_new_object_holds_the_base_version() {
+    let index = Recording::default();
+    let base = StoredBase::default();
+    let noted = |base: &StoredBase| {
+        let mut reader = reading(&index, base, None);
+        let state = reader.row_state(&id()).now_or_never().unwrap().unwrap();
+        let reads = reader.into_reads();
+        let value = reads.entries().iter().find(is_base).unwrap().value.clone();
+        assert_eq!(
+            index.assert_noted(&reads),
+            2,
+            "the base version is in memory"
+        );
+        (state.version(), value)
+    };
+    assert_eq!(noted(&base), (Version::NONE, ReadValue::Absent));
+    let gone = RowState::Absent(LastVersion::at(Version::new(7), at(2)));
+    let plan = pruned(&base, vec![(id(), gone)]);
+    index.apply(plan.batch);
+    let stored = index.value(Table::Meta, BASE_VERSION_KEY).unwrap();
+    index.asked.lock().unwrap().clear();
+    assert_eq!(noted(&base), (Version::new(7), ReadValue::Value(stored)));
+
+    // A damaged entry: a version that was never reached.
+    let mut damage = Batch::new();
+    damage.put(
+        Table::Meta,
+        BASE_VERSION_KEY,
+        Bytes::from_static(b"\x01\x01"),
+    );
+    index.apply(damage);
+    let load = StoredBase::load(&index, at(1 << 40));
+    let base = load.now_or_never().unwrap().unwrap();
+    index.asked.lock().unwrap().clear();
+    let (version, value) = noted(&base);
+    assert!(version.get() > 1 << 40 && value == ReadValue::Unreadable);
+    // A later build wrote it: the engine does not open.
+    let mut later = Batch::new();
+    later.put(Table::Meta, BASE_VERSION_KEY, Bytes::from_static(b"\xfe"));
+    index.apply(later);
+    let load = StoredBase::load(&index, at(1)).now_or_never().unwrap();
+    assert_eq!(load.err().unwrap().kind(), ErrorKind::UnknownFormat);
+}
+
+/// The state of an object whose drop is pending has the newest base version, not that of its drop.
+#[test]
+fn dropped_object_is_read_as_the_index_will_hold_it() {
+    let index = Recording::default();
+    let base = StoredBase::default();
+    index.apply(plan(&index, &inline(1)).batch);
+    index.apply(plan(&index, &swap(2, Mutation::Delete)).batch);
+    let mut reader = reading(&index, &base, None);
+    let state = reader.row_state(&id()).now_or_never().unwrap().unwrap();
+    let planned = pruned(&base, vec![(id(), state)]);
+    let mut pending = PendingWrites::default();
+    pending.record(&planned);
+    // Meanwhile another shard raises the base version.
+    let other = RowState::Absent(LastVersion::at(Version::new(9), at(2)));
+    let second = pruned(&base, vec![(ObjectId::try_from("other").unwrap(), other)]);
+    let read = |pending: Option<&PendingWrites>| {
+        let mut reader = reading(&index, &base, pending);
+        let state = reader.row_state(&id()).now_or_never().unwrap().unwrap();
+        (state, reader.into_reads())
+    };
+    let early = read(Some(&pending));
+    assert_eq!(early.0, RowState::New(Version::new(9)));
+    index.apply(planned.batch);
+    index.apply(second.batch);
+    assert_eq!(read(None), early);
+    let stored = index
+        .value(Table::Meta, BASE_VERSION_KEY)
+        .map(ReadValue::Value);
+    let noted = early.1.entries().iter().find(is_base);
+    assert_eq!(noted.map(|entry| entry.value.clone()), stored);
 }

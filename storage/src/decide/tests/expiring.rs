@@ -211,7 +211,11 @@ fn a_read_extends_the_version_it_read_and_no_other() {
         "it has been overwritten"
     );
     assert_eq!(
-        decide(&touch, &RowState::Absent(LastVersion::at(Version::new(1), at(1))), 4),
+        decide(
+            &touch,
+            &RowState::Absent(LastVersion::at(Version::new(1), at(1))),
+            4
+        ),
         Decision::Unchanged
     );
 }

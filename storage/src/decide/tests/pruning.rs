@@ -175,15 +175,17 @@ fn act(tables: &mut Tables, act: Act, nth: u128, now: u64) -> Vec<(ObjectId, Row
         Act::PutExpiring(number) => {
             let mut swap = of(number, inline(nth, 1));
             if let Mutation::Inline { attributes, .. } = &mut swap.mutation {
-                attributes.expiration =
-                    Expiration::TimeToLive(std::time::Duration::from_millis(2));
+                attributes.expiration = Expiration::TimeToLive(std::time::Duration::from_millis(2));
             }
             swapped(tables, swap)
         }
         Act::Delete(number) => swapped(tables, of(number, delete(nth))),
         Act::Expire(number) => {
             let mutation = Mutation::Expire;
-            let swap = Swap { mutation, ..delete(nth) };
+            let swap = Swap {
+                mutation,
+                ..delete(nth)
+            };
             swapped(tables, of(number, swap))
         }
         Act::Rename(from, to) if from == to => return Vec::new(),
@@ -202,8 +204,15 @@ fn act(tables: &mut Tables, act: Act, nth: u128, now: u64) -> Vec<(ObjectId, Row
         Act::Undate(number) => {
             let mut batch = Batch::new();
             if let RowState::Absent(last) = tables.state(&object(number)) {
-                let undated = LastVersion { deleted: None, ..last };
-                batch.put(Table::Meta, last_version_key(&object(number)), undated.encode());
+                let undated = LastVersion {
+                    deleted: None,
+                    ..last
+                };
+                batch.put(
+                    Table::Meta,
+                    last_version_key(&object(number)),
+                    undated.encode(),
+                );
             }
             (batch, Vec::new())
         }
@@ -211,7 +220,9 @@ fn act(tables: &mut Tables, act: Act, nth: u128, now: u64) -> Vec<(ObjectId, Row
             let mut objects: Vec<_> = numbers.into_iter().map(object).collect();
             objects.sort();
             objects.dedup();
-            let states = objects.into_iter().map(|id| (id.clone(), tables.state(&id)));
+            let states = objects
+                .into_iter()
+                .map(|id| (id.clone(), tables.state(&id)));
             let base = tables.base().unwrap_or(BaseVersion::first(at(now)));
             let cutoff = at(now.saturating_sub(age));
             let (plan, _) = prune(states.collect(), base, cutoff);

@@ -49,7 +49,10 @@ fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
     let (from, to, changed) = renamed(&rename(3), &large, &never());
     assert_eq!(
         (from, to.version()),
-        (RowState::Absent(LastVersion::at(Version::new(1), at(1))), Version::new(1))
+        (
+            RowState::Absent(LastVersion::at(Version::new(1), at(1))),
+            Version::new(1)
+        )
     );
     let row = to.row().unwrap();
     assert_eq!(
@@ -72,7 +75,11 @@ fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
         to: id(),
         ..rename(4)
     };
-    let (_, home, _) = renamed(&back, &to, &RowState::Absent(LastVersion::at(Version::new(1), at(1))));
+    let (_, home, _) = renamed(
+        &back,
+        &to,
+        &RowState::Absent(LastVersion::at(Version::new(1), at(1))),
+    );
     let Body::Tombstone(manifest) = &home.row().unwrap().body else {
         panic!("still a tombstone")
     };
