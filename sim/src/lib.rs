@@ -79,8 +79,8 @@ mod world;
 pub use check::{Operation, Search, Violation, linearize};
 pub use faults::{Act, Fault, Faults, Schedule};
 pub use plan::{
-    Choice, Cut, Declared, Fate, Lifetime, Op, Piece, Plan, PlanTree, Plans, Setting, Shape, Span,
-    Step, UploadRules, When, Which,
+    Choice, Cut, Declared, Fate, LastVersionRules, Lifetime, Op, Piece, Plan, PlanTree, Plans,
+    Setting, Shape, Span, Step, UploadRules, When, Which,
 };
 pub use report::expected_coverage::wanted;
 pub use rng::{Odds, Rng};

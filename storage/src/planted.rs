@@ -67,11 +67,15 @@ pub enum Bug {
     DeletesNeedSpace,
     /// A shard records its decision before it checks for free disk space (I3).
     RoomAskedLate,
+    /// A batch that drops last versions does not store the raised base version.
+    PruneWithoutBase,
+    /// The drop of last versions is not ordered with the writes of their objects.
+    PruneLate,
 }
 
 impl Bug {
     /// All bugs, in a fixed order.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 31] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::PointerBeforePayload,
@@ -101,6 +105,8 @@ impl Bug {
         Self::MissingBlobIsAbsent,
         Self::DeletesNeedSpace,
         Self::RoomAskedLate,
+        Self::PruneWithoutBase,
+        Self::PruneLate,
     ];
 
     /// Returns the name of the bug for the command line.
@@ -135,6 +141,8 @@ impl Bug {
             Self::MissingBlobIsAbsent => "missing-blob-is-absent",
             Self::DeletesNeedSpace => "deletes-need-space",
             Self::RoomAskedLate => "room-asked-late",
+            Self::PruneWithoutBase => "prune-without-base",
+            Self::PruneLate => "prune-late",
         }
     }
 }

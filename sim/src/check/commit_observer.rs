@@ -2,7 +2,8 @@
 //! each change to its checker.
 //!
 //! Named checkers: `format`, `epoch`, and those of the files that it calls: rows
-//! (`row_commits.rs`), changes (`changes.rs`), uploads (`sessions.rs`), orphans (`blob_events.rs`).
+//! (`row_commits.rs`), last versions (`last_versions.rs`), changes (`changes.rs`), uploads
+//! (`sessions.rs`), orphans (`blob_events.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +12,7 @@ use cenotaph_storage::index::{Batch, Table};
 use uuid::Uuid;
 
 use super::call::{About, Asked, Call, Called};
-use super::format::{self, Change, Orphan, Row};
+use super::format::{self, BaseVersion, Change, LastVersion, Orphan, Row};
 use super::model::Model;
 use super::sessions::Steps;
 use super::words::{Words, short};
@@ -29,6 +30,10 @@ pub(super) struct Changed {
     pub(super) settled: BTreeSet<Uuid>,
     /// Upload records and parts.
     pub(super) steps: Steps,
+    /// Last versions, by object.
+    pub(super) last_versions: Vec<(Bytes, Option<LastVersion>)>,
+    /// Base version.
+    pub(super) base: Option<BaseVersion>,
 }
 
 /// Rows of the batch's objects before the batch.
@@ -128,6 +133,7 @@ impl Model {
                 words,
             );
         }
+        self.keep_last_versions(&changed, coverage, words);
         self.steps(&changed, &before, tick, blobs, coverage, words);
         // Orphans come last: the rows and parts must already have given them up.
         for (revision, orphan) in changed.orphans {
@@ -195,7 +201,8 @@ impl Model {
                             blobs,
                         );
                     }
-                    keep(&mut self.floors, &key, value.is_some())
+                    keep(&mut self.meta, &key, value.is_some());
+                    changed.read_meta(&key, value.as_ref())
                 }
                 // An expiry entry holds its format version and nothing else.
                 Table::Expiry => value

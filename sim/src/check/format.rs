@@ -210,7 +210,39 @@ pub(crate) enum Landing {
     MayLand,
 }
 
-/// Decodes a change, an orphan, an upload record, a part, or a last version (a `u64`).
+/// Last version of a deleted object: `version=2 | postcard: version, deleted`, or `version=1 |
+/// postcard: version`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastVersion {
+    pub(crate) version: u64,
+    pub(crate) deleted_ms: Option<u64>,
+}
+
+impl LastVersion {
+    /// Decodes a last version.
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        let (version, deleted_ms) = match versioned(value, 2) {
+            Some(body) => match postcard::take_from_bytes::<(u64, u64)>(body) {
+                Ok(((version, deleted), [])) => (version, Some(deleted)),
+                Ok(_) | Err(_) => return None,
+            },
+            None => (decode(value)?, None),
+        };
+        Some(Self {
+            version,
+            deleted_ms,
+        })
+    }
+}
+
+/// Base version: `version=1 | postcard: version, undated since`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct BaseVersion {
+    pub(crate) version: u64,
+    pub(crate) undated_since: u64,
+}
+
+/// Decodes a change, an orphan, an upload record, a part, or a base version.
 pub(crate) fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
     match postcard::take_from_bytes(versioned(value, 1)?) {
         Ok((decoded, [])) => Some(decoded),
@@ -242,10 +274,11 @@ pub(crate) fn store_of_marker(marker: &[u8]) -> Option<Uuid> {
     (rest.len() == 24 && rest[16..] == sum).then(|| Uuid::from_slice(&rest[..16]).ok())?
 }
 
-/// Returns the key of an object's last version in the meta table.
-pub(crate) fn last_version_key(object: &[u8]) -> Vec<u8> {
-    [b"floor\0", object].concat()
-}
+/// Prefix of the keys of last versions in the meta table: `floor 0x00 | row key`.
+pub(crate) const LAST_VERSIONS: &[u8] = b"floor\0";
+
+/// Key of the base version in the meta table.
+pub(crate) const BASE: &[u8] = b"base";
 
 /// Returns the key of an expiry entry: `deadline in ms, u64 big endian | row key`. Its value is the
 /// version byte alone.

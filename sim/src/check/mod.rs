@@ -18,6 +18,7 @@ mod changes;
 mod commit_observer;
 mod format;
 mod history;
+mod last_versions;
 mod listings;
 mod metadata_commits;
 mod model;

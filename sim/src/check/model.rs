@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Violation;
 use super::call::{Answer, Call, Called};
-use super::format::{Change, Landing, Orphan, Row};
+use super::format::{BaseVersion, Change, Landing, LastVersion, Orphan, Row};
 use super::sessions::Upload;
 use crate::faults::{Fault, PROVOKING};
 use crate::plan::UploadRules;
@@ -44,7 +44,12 @@ pub(crate) struct Model {
     /// Time of day at each tick.
     times_ms: Vec<u64>,
     now_ms: u64,
-    pub(super) floors: BTreeSet<Bytes>,
+    /// Keys of the meta table.
+    pub(super) meta: BTreeSet<Bytes>,
+    /// Stored last versions, by object.
+    pub(super) last_versions: BTreeMap<Bytes, LastVersion>,
+    /// Stored base version.
+    pub(super) base: Option<BaseVersion>,
     pub(super) revisions: BTreeMap<Uuid, Revision>,
     /// Row commits of each write of the workload.
     pub(super) commits: BTreeMap<u64, Vec<(Tick, Row)>>,
@@ -179,6 +184,11 @@ impl Model {
             .and_then(|tick| self.times_ms.get(tick))
             .copied()
             .unwrap_or(self.now_ms)
+    }
+
+    /// Returns the time of day.
+    pub(super) fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
     /// Returns the number of rows and upload records whose deadline passed at least `for_ms` ago.

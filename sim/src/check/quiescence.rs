@@ -9,6 +9,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::format::{self, Body};
+use super::last_versions;
 use super::model::Model;
 use super::sessions::{Steps, Upload, entry};
 use crate::disks::blobs::Blobs;
@@ -106,29 +107,7 @@ fn check_side_tables(model: &mut Model) {
         model.violated("I3", message);
     }
     // Only a deleted object needs its last version: a live row carries it.
-    let floors: BTreeSet<Bytes> = model
-        .states
-        .iter()
-        .filter(|(_, states)| states.last().is_some_and(|(_, row)| row.is_none()))
-        .map(|(object, _)| format::last_version_key(object).into())
-        .collect();
-    // The meta table also holds the epoch and the store record.
-    let kept: BTreeSet<Bytes> = model
-        .floors
-        .iter()
-        .filter(|key| key.starts_with(b"floor\0"))
-        .cloned()
-        .collect();
-    if floors != kept {
-        model.violated(
-            "versions",
-            format!(
-                "last versions do not match the deleted objects: deleted={} kept={}",
-                floors.len(),
-                kept.len()
-            ),
-        );
-    }
+    model.check_last_versions();
 }
 
 /// Compares the tables on the disk with the model.
@@ -155,7 +134,12 @@ fn compare_tables(model: &mut Model, tables: &Tables) {
     let beside: BTreeSet<Bytes> = tables.of(Table::Payloads).keys().cloned().collect();
     let meta: BTreeSet<Bytes> = tables.of(Table::Meta).keys().cloned().collect();
     let expiry: BTreeSet<Bytes> = tables.of(Table::Expiry).keys().cloned().collect();
-    if left != (0, 0) || beside != model.payloads || meta != model.floors || expiry != model.expiry
+    let is_stored = last_versions::are_stored(model, tables.of(Table::Meta));
+    if left != (0, 0)
+        || beside != model.payloads
+        || meta != model.meta
+        || !is_stored
+        || expiry != model.expiry
     {
         model.violated(
             "I9",

@@ -65,6 +65,10 @@ impl Model {
             .as_ref()
             .is_some_and(|old| old.is_live(self.time_at(tick)));
         self.count_swap(old.as_ref(), row, was_live, coverage);
+        let is_new = old.is_none() && row.is_some() && !self.last_versions.contains_key(object);
+        if is_new && self.base_version() > 0 {
+            coverage.count("pruner: an object starts behind the base version");
+        }
         if let Some(row) = row.filter(|row| matches!(row.body, Body::Tombstone(_)))
             && origin == Some(Origin::Written)
             && !self.is_assembled(row)
@@ -266,13 +270,14 @@ impl Model {
         }
     }
 
-    /// Checks that the version is the successor of the last version, and that the operation is new.
+    /// Checks that the version is the next one of the object, and that the operation is new.
     fn check_version(&mut self, object: &Bytes, row: &Row) {
+        let is_next = self.is_next_version(object, row.version);
         let last = self
             .versions
             .insert(object.clone(), row.version)
             .unwrap_or(0);
-        if row.version != last + 1 {
+        if !is_next {
             let message = format!("unexpected version: version={} last={last}", row.version);
             self.violated("versions", message);
         }

@@ -9,7 +9,7 @@ use cenotaph_storage::index::{
     Batch, CommitError, Completion, Index, IndexStats, PayloadLogStats, Snapshot, SpaceStats, Table,
 };
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::records::last_versions_prefix;
+use cenotaph_storage::records::{BASE_VERSION_KEY, last_versions_prefix};
 use cenotaph_storage::{Error, Result};
 use futures::future::BoxFuture;
 
@@ -73,6 +73,25 @@ impl MutantIndex {
     }
 }
 
+/// Returns whether the batch drops last versions.
+fn is_prune(batch: &Batch) -> bool {
+    let mut ops = batch.ops().iter();
+    ops.any(|(table, key, _)| *table == Table::Meta && key == BASE_VERSION_KEY)
+}
+
+/// Returns the batch without the base version.
+fn without_base(batch: Batch) -> Batch {
+    let mut rest = Batch::new();
+    for (table, key, value) in batch.into_ops() {
+        match value {
+            Some(_) if table == Table::Meta && key == BASE_VERSION_KEY => {}
+            Some(value) => rest.put(table, key, value),
+            None => rest.remove(table, key),
+        }
+    }
+    rest
+}
+
 impl Index for MutantIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
         let count = |wanted| {
@@ -101,6 +120,10 @@ impl Index for MutantIndex {
                 self.inner.submit(first, Box::new(drop));
                 self.inner.submit(second, completion);
             }
+            Bug::PruneWithoutBase if is_prune(&batch) => {
+                self.inner.submit(without_base(batch), completion);
+            }
+            Bug::PruneLate if is_prune(&batch) => self.submit_late(batch, completion),
             Bug::RecoveryWithoutFence => self.inner.submit(self.unfenced(batch), completion),
             Bug::UnknownTreatedAsFailed => self.inner.submit(
                 batch,

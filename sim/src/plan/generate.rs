@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{HOT, Plan, Setting, UploadRules};
+use super::{HOT, LastVersionRules, Plan, Setting, UploadRules};
 use crate::faults::{Faults, Schedule};
 use crate::rng::{Odds, Rng};
 
@@ -53,6 +53,7 @@ impl Plan {
         if faults != Faults::default() {
             faults.index_low = low(&mut Rng::new(seed, "low disk"));
         }
+        setting.last_versions = last_versions(&mut Rng::new(seed, "last versions"));
         let schedule = schedule(&mut rng);
         let mut mix = mix(&mut rng);
         if faults.clock_jump != Odds::NEVER {
@@ -120,6 +121,23 @@ fn setting(rng: &mut Rng) -> Setting {
         cut: uploads::cut(rng),
         multipart: uploads::rules(rng),
         payload_log: false,
+        last_versions: LastVersionRules::default(),
+    }
+}
+
+/// Generates the limits of last versions: in half of the seeds they are reached.
+fn last_versions(rng: &mut Rng) -> LastVersionRules {
+    let rules = LastVersionRules::default();
+    match rng.below(4) {
+        0 => LastVersionRules {
+            kept_for_ms: rng.pick(&[0, 50, 2000]),
+            ..rules
+        },
+        1 => LastVersionRules {
+            entries_max: rng.below(4),
+            ..rules
+        },
+        _ => rules,
     }
 }
 

@@ -71,6 +71,28 @@ pub struct Setting {
     /// them.
     #[serde(default)]
     pub payload_log: bool,
+    /// Limits of last versions.
+    #[serde(default)]
+    pub last_versions: LastVersionRules,
+}
+
+/// Limits of the last versions that the index keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LastVersionRules {
+    /// Retention, in milliseconds.
+    pub kept_for_ms: u64,
+    /// Maximum number of entries.
+    pub entries_max: u64,
+}
+
+impl Default for LastVersionRules {
+    fn default() -> Self {
+        Self {
+            kept_for_ms: 30 * 24 * 3600 * 1000,
+            entries_max: 1_000_000,
+        }
+    }
 }
 
 /// Operation of a client. Objects are numbered.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use cenotaph::{
-    Config, ExpiryLimits, Limits, MultipartLimits, QueueLimits, ReadLimits, RestartLimits,
-    SplitLimits, SweepLimits,
+    Config, ExpiryLimits, LastVersionLimits, Limits, MultipartLimits, QueueLimits, ReadLimits,
+    RestartLimits, SplitLimits, SweepLimits,
 };
 use cenotaph_storage::blobs::BlobOptions;
 
-use crate::plan::{Cut, Setting};
+use crate::plan::{Cut, LastVersionRules, Setting};
 
 /// Returns the configuration of the engine for the setting of a plan.
 pub(super) fn config(setting: &Setting) -> Config {
@@ -70,6 +70,7 @@ pub(super) fn config(setting: &Setting) -> Config {
                     }
                 },
             ),
+            last_versions: last_versions(setting.last_versions),
             expiry: ExpiryLimits {
                 page: 3,
                 removals_at_once: 2,
@@ -88,5 +89,28 @@ pub(super) fn config(setting: &Setting) -> Config {
             ..BlobOptions::default()
         },
         ..Config::default()
+    }
+}
+
+/// Returns the limits of last versions. With limits that a plan can reach, a run has several pages
+/// and walks.
+fn last_versions(rules: LastVersionRules) -> LastVersionLimits {
+    let LastVersionRules {
+        kept_for_ms,
+        entries_max,
+    } = rules;
+    let limits = LastVersionLimits {
+        kept_for: Duration::from_millis(kept_for_ms),
+        entries_max,
+        ..LastVersionLimits::default()
+    };
+    if rules == LastVersionRules::default() {
+        return limits;
+    }
+    LastVersionLimits {
+        page: 3,
+        page_interval: Duration::from_millis(20),
+        walk_interval: Duration::from_secs(10),
+        ..limits
     }
 }

@@ -16,6 +16,9 @@ use crate::trace::Kind;
 /// First number of the writes that probe the engine. Smaller numbers belong to clients.
 const PROBES: u64 = 1_000_000_000;
 
+/// Longest time for which a last version may be kept over its limits if nothing goes wrong.
+const PRUNER_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Longest time for which an object may exist after its deadline if nothing goes wrong.
 const EXPIRER_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -51,6 +54,12 @@ async fn check_quiescence(world: &Controls, engine: &Engine, violated: impl Fn(S
                     .model
                     .overdue(u64::try_from(EXPIRER_PATIENCE.as_millis()).unwrap_or(u64::MAX))
             };
+            let last_versions = overdue_last_versions(world, engine);
+            if last_versions > 0 {
+                violated(format!(
+                    "last versions are kept over their limits: count={last_versions}"
+                ));
+            }
             if overdue > 0 {
                 violated(format!(
                     "objects are still present after their deadline: count={overdue}"
@@ -69,6 +78,19 @@ async fn check_quiescence(world: &Controls, engine: &Engine, violated: impl Fn(S
             false
         }
     }
+}
+
+/// Returns the number of last versions that the pruner should have dropped by then.
+fn overdue_last_versions(world: &Controls, engine: &Engine) -> u64 {
+    let to_ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let limits = &engine.config().limits.last_versions;
+    let durable_state = world.durable_state();
+    let state = durable_state.state();
+    state.model.overdue_last_versions(
+        to_ms(PRUNER_PATIENCE),
+        to_ms(limits.kept_for),
+        limits.entries_max,
+    )
 }
 
 /// Checks that the engine takes puts to every shard and to both tiers. A permit that a fault has

@@ -12,7 +12,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 29] = [
+const PLANTED: [Planted; 31] = [
     Planted {
         bug: Bug::AckBeforeSync,
         within: 10,
@@ -155,6 +155,16 @@ const PLANTED: [Planted; 29] = [
     },
     Planted {
         bug: Bug::RoomAskedLate,
+        within: 400,
+        by: &["versions", "I3"],
+    },
+    Planted {
+        bug: Bug::PruneWithoutBase,
+        within: 20,
+        by: &["versions"],
+    },
+    Planted {
+        bug: Bug::PruneLate,
         within: 400,
         by: &["versions", "I3"],
     },

@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cenotaph_sim::{
-    Act, Choice, Coverage, Declared, Fate, Lifetime, Op, Options, Piece, Plan, Setting, Shape,
-    Span, Step, Sweep, UploadRules, When, run, sweep, wanted,
+    Act, Choice, Coverage, Declared, Fate, LastVersionRules, Lifetime, Op, Options, Piece, Plan,
+    Setting, Shape, Span, Step, Sweep, UploadRules, When, run, sweep, wanted,
 };
 
 /// Runs the plans of these seeds on two threads. Returns their coverage.
@@ -226,6 +226,11 @@ fn plan(clients: Vec<Vec<Op>>) -> Plan {
         cut: None,
         multipart: UploadRules::default(),
         payload_log: false,
+        // Low limits: the sweeps pass over drops of last versions, too.
+        last_versions: LastVersionRules {
+            kept_for_ms: 50,
+            ..LastVersionRules::default()
+        },
     };
     Plan {
         setting,
