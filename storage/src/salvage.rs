@@ -6,9 +6,9 @@
 //! 3 sessions  copied: upload records and parts; their expiry entries built again
 //! 4 changes   copied if the tables are consistent
 //! 5 orphans   copied if the tables are consistent and no copied row or part names them
-//! 6 meta      copied: epoch, last versions, the store's id
-//! 7 blobs     only listed: a blob of an object whose row could not be read is reported, and the
-//!             last version of the object is raised
+//! 6 meta      copied: epoch, last versions, base version, the store's id; the base version is
+//!             raised above every version that may be lost
+//! 7 blobs     only listed: a blob of an object whose row could not be read is reported
 //! ```
 //!
 //! The blob tier is not changed, and becomes the blob tier of the new index. No entry of the new
@@ -17,11 +17,12 @@
 //! they reflect different moments. A change may then belong to an acknowledged write, and a row may
 //! have named an orphan since. Therefore changes and orphans are left out, and no entry names their
 //! blobs. Guards I5 on the safe side (step 5: no orphan is queued that an entry still names), and
-//! that versions are never reused, for every lost object with a known name (step 7). The
+//! that no version of a lost object is reused (step 6). The
 //! directories are in `index/fjall/copy.rs` and `directory.rs`.
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::blobs::{BlobName, BlobTier};
@@ -30,8 +31,9 @@ use crate::env::Env;
 use crate::index::fjall::LostFile;
 use crate::index::{Index, Range, Snapshot, Table, UnreadableRange};
 use crate::records::{
-    Body, Change, Filed, LastVersion, Row, UploadRecord, decode_upload_record_key, epoch_entry,
-    expiry_key, expiry_value, last_version_key, read_part_key, upload_expiry_key,
+    BASE_VERSION_KEY, BaseVersion, Body, Change, Filed, Row, UploadRecord,
+    decode_upload_record_key, epoch_entry, expiry_key, expiry_value, read_part_key,
+    upload_expiry_key,
 };
 use crate::types::{Epoch, ErrorKind, ObjectId, Result, RevisionId};
 
@@ -311,27 +313,48 @@ impl Salvage<'_> {
         writer.flush().await
     }
 
-    /// Copies the meta table.
+    /// Copies the meta table, and raises the base version if the version of an object may be lost.
     async fn meta(&self, report: &mut SalvageReport, known: &Known) -> Result<()> {
         let mut writer = Writer::new(self.new);
         let mut next = Some(Range::all(PAGE));
+        let mut base = Ok(None);
+        let mut is_lost = !known.are_tables_consistent || !known.rows_unread.is_empty();
         // A minimum. The copied epoch entry overwrites it, if the entry is readable.
         let (key, value) = epoch_entry(known.epoch.unwrap_or(Epoch::new(0)));
         writer.put(Table::Meta, key, value).await?;
         while let Some(range) = next {
             let page = self.old.scan_over(Table::Meta, range).await?;
             for (key, value) in page.entries {
+                if key == BASE_VERSION_KEY {
+                    base = BaseVersion::decode(&value).map(Some);
+                }
                 writer.put(Table::Meta, key, value).await?;
                 report.meta += 1;
             }
+            // The range may have contained last versions or the base version.
+            is_lost |= page.unreadable.is_some();
             report.unread(page.unreadable);
             next = page.rest;
+        }
+        if let (true, Ok(base)) = (is_lost, base) {
+            let now = self.env.steady_now();
+            // Higher than every lost version: none is reused, also not by an object whose name is
+            // lost.
+            let base = base
+                .unwrap_or(BaseVersion::first(now))
+                .raised(unreached(now));
+            writer
+                .put(
+                    Table::Meta,
+                    Bytes::from_static(BASE_VERSION_KEY),
+                    base.encode(),
+                )
+                .await?;
         }
         writer.flush().await
     }
 
-    /// Reports the blobs of objects whose rows could not be read, and raises the last versions of
-    /// these objects.
+    /// Reports the blobs of objects whose rows could not be read.
     async fn lost_objects(
         &self,
         blobs: &BlobTier,
@@ -342,7 +365,6 @@ impl Salvage<'_> {
             return Ok(());
         }
         let copied = self.new.snapshot()?;
-        let mut writer = Writer::new(self.new);
         let mut listed = blobs.list();
         while let Some(blob) = listed.next().await {
             let blob = blob?;
@@ -374,19 +396,6 @@ impl Salvage<'_> {
                 if !may_be_lost || copied.get(Table::Rows, encoded).await?.is_some() {
                     continue;
                 }
-                if copied
-                    .get(Table::Meta, &last_version_key(object))
-                    .await?
-                    .is_none()
-                {
-                    // Higher than every version that the lost row can have had: versions are never
-                    // reused.
-                    let now = self.env.steady_now();
-                    let last = LastVersion::at(unreached(now), now);
-                    writer
-                        .put(Table::Meta, last_version_key(object), last.encode())
-                        .await?;
-                }
             }
             report.lost_blobs += 1;
             if report.lost_objects.len() < NAMED_MAX {
@@ -399,6 +408,6 @@ impl Salvage<'_> {
                 });
             }
         }
-        writer.flush().await
+        Ok(())
     }
 }

@@ -6,8 +6,8 @@
 //! 1 rows      each is readable and has its expiry entry                snapshot per page
 //! 2 uploads   each upload record is readable and has its expiry entry; snapshot per page
 //!             each part is readable and belongs to an open upload
-//! 3 entries   expiry entries, changes, orphans and last versions are   snapshot per page
-//!             valid
+//! 3 entries   expiry entries, changes, orphans, last versions and the  snapshot per page
+//!             base version are valid
 //! 4 payloads  each is named by a row or a part                         one snapshot for all
 //! 5 bytes     the bytes that each row names exist and are intact       pinned, row read again (I8)
 //! 6 parts     the same for the parts of open uploads                   pinned, part read again (I8)
@@ -180,9 +180,12 @@ impl Scrub {
                 ),
             },
             Stage::Entries(table, range) => {
-                let (found, rest) =
+                let (mut found, rest) =
                     entries::page(reads.index(), *table, range.clone(), tally).await?;
                 let table = *table;
+                if table == Table::Meta && rest.is_none() {
+                    found.extend(entries::base_version(reads.index()).await?);
+                }
                 (
                     found,
                     rest.map_or_else(|| stage_after(table), |rest| Stage::Entries(table, rest)),

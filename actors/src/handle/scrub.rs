@@ -15,7 +15,9 @@
 use cenotaph_storage::decide::{
     Mutation, Precondition, Repair, Swap, SwapReply, UploadMutation, UploadRepair, UploadStep,
 };
+use cenotaph_storage::index::Table;
 use cenotaph_storage::planted::Bug;
+use cenotaph_storage::records::{BASE_VERSION_KEY, BaseVersion};
 use cenotaph_storage::scrub::{
     Damage, FoundDamage, RepairAction, RepairOutcome, RepairPolicy, Scrub, ScrubReport,
 };
@@ -169,6 +171,7 @@ impl Context {
                 after.wake(self);
                 Ok(Some(RepairOutcome::Repaired))
             }
+            RepairAction::BaseVersion => self.repair_base(mode).await,
             RepairAction::Repair(object, repair) => {
                 let request = |reply| {
                     let object = object.clone();
@@ -218,9 +221,35 @@ impl Context {
                     .decide(&object, &seen, self.env.steady_now())
                     .is_some()
             }
+            RepairAction::BaseVersion => self.is_base_damaged().await?,
             RepairAction::Commit(_) | RepairAction::RepairUpload(..) => true,
         };
         Ok(is_confirmed.then_some(RepairOutcome::Left))
+    }
+
+    /// Confirms that the stored base version is damaged, and stores it again from memory if `mode`
+    /// requires it. Where it was damaged at the open, the memory has a version that no object has
+    /// reached.
+    async fn repair_base(&self, mode: RepairMode) -> Result<Option<RepairOutcome>> {
+        if !self.is_base_damaged().await? {
+            return Ok(None);
+        }
+        match mode {
+            RepairMode::Confirm => Ok(Some(RepairOutcome::Left)),
+            RepairMode::Repair => {
+                self.store_base().await?;
+                Ok(Some(RepairOutcome::Repaired))
+            }
+        }
+    }
+
+    async fn is_base_damaged(&self) -> Result<bool> {
+        let read = self.index.get(Table::Meta, BASE_VERSION_KEY).await;
+        match read.and_then(|value| value.as_ref().map(BaseVersion::decode).transpose()) {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::Corrupt => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes an object whose expiry entry was restored, if the object has expired meanwhile: the

@@ -7,6 +7,7 @@
 //! change, orphan  readable                                      BrokenEntry: removed; walk 7 finds
 //!                                                               its blob by the name of the blob
 //! last version    readable, and its object has no row           BrokenEntry, FloorBesideRow
+//! base version    readable                                      BrokenEntry: stored again
 //! ```
 //!
 //! An unreadable change never commits, because its shard cannot read it either. Therefore its
@@ -20,12 +21,12 @@ use super::bytes::unreadable_row;
 use super::damage::{Damage, RawKey};
 use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::report::Tally;
-use super::second::{self, is_still, readable};
+use super::second::{self, is_still, newest, readable};
 use crate::decide::{Repair, UploadRepair};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::records::{
-    Change, Due, LastVersion, Orphan, Row, UploadRecord, check_expiry_value, last_version_object,
-    read_expiry_key, upload_record_key,
+    BASE_VERSION_KEY, BaseVersion, Change, Due, LastVersion, Orphan, Row, UploadRecord,
+    check_expiry_value, last_version_object, read_expiry_key, upload_record_key,
 };
 use crate::types::{Error, ErrorKind, ObjectId, OperationId, Result, RevisionId, UploadId};
 
@@ -194,6 +195,27 @@ async fn last_version(
             damage: Damage::FloorBesideRow { object },
             policy: repair,
         })),
+    }
+}
+
+/// Returns the damage of the base version. Any last version is possible beside it: the base version
+/// bounds only those that were dropped.
+pub(super) async fn base_version(index: &dyn Index) -> Result<Option<FoundDamage>> {
+    let key = Bytes::from_static(BASE_VERSION_KEY);
+    let read = newest(index).await?.get(Table::Meta, &key).await;
+    match read.and_then(|value| value.as_ref().map(BaseVersion::decode).transpose()) {
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == ErrorKind::UnknownFormat => {
+            Ok(Some(unreadable(Table::Meta, &key, &error)))
+        }
+        Err(error) if error.kind() == ErrorKind::Corrupt => Ok(Some(FoundDamage {
+            damage: Damage::BrokenEntry {
+                table: Table::Meta,
+                key: RawKey(key),
+            },
+            policy: RepairPolicy::Safe(RepairAction::BaseVersion),
+        })),
+        Err(error) => Err(error),
     }
 }
 

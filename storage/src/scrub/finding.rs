@@ -47,6 +47,8 @@ pub enum RepairAction {
     Repair(ObjectId, Repair),
     /// A repair of an upload by the object's shard, which confirms the damage first (I3).
     RepairUpload(ObjectId, UploadId, UploadRepair),
+    /// The base version is stored again as it is in memory, if the stored one is still damaged.
+    BaseVersion,
 }
 
 /// A reported damage and its outcome.
