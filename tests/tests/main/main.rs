@@ -13,6 +13,7 @@ mod faults;
 mod full_disk;
 mod idle;
 mod kills;
+mod last_versions;
 mod long_names;
 mod memory;
 mod missing;
