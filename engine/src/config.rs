@@ -180,9 +180,10 @@ fn write_bounds(config: &Config) -> [Bound; 8] {
 }
 
 /// Bounds of the background work: sweep, restarts, expiry.
-fn background_bounds(limits: &Limits) -> [Bound; 9] {
+fn background_bounds(limits: &Limits) -> [Bound; 12] {
     let sweep = &limits.sweep;
     let expiry = &limits.expiry;
+    let last_versions = &limits.last_versions;
     [
         (
             "limits.sweep.deletes_at_once",
@@ -219,6 +220,21 @@ fn background_bounds(limits: &Limits) -> [Bound; 9] {
         (
             "limits.expiry.interval_max in ms",
             millis(expiry.interval_max),
+            1..=u64::MAX,
+        ),
+        (
+            "limits.last_versions.page",
+            last_versions.page as u64,
+            1..=100_000,
+        ),
+        (
+            "limits.last_versions.page_interval in ms",
+            millis(last_versions.page_interval),
+            1..=3_600_000,
+        ),
+        (
+            "limits.last_versions.walk_interval in ms",
+            millis(last_versions.walk_interval),
             1..=u64::MAX,
         ),
     ]

@@ -9,6 +9,7 @@ use cenotaph_storage::{Result, Timestamp};
 
 use crate::admission::permits::BudgetUse;
 use crate::context::backlog::Tally;
+use crate::context::stored_base::StoredBase;
 use crate::handle::Tiered;
 
 /// Number of entries read at once to be counted.
@@ -126,7 +127,7 @@ impl Tiered {
             expired: counters.expired.load(Ordering::Relaxed),
             pruned: counters.pruned.load(Ordering::Relaxed),
             last_versions: self.context.last_versions_kept.load(Ordering::Relaxed),
-            base_version: self.context.base.read().0.get(),
+            base_version: self.base_version().await?,
             touches: counters.touches.load(Ordering::Relaxed),
             changes: changes.count,
             orphans: orphans.count,
@@ -135,6 +136,16 @@ impl Tiered {
             open_uploads: uploads.count,
             oldest_upload: uploads.oldest,
         })
+    }
+
+    async fn base_version(&self) -> Result<u64> {
+        if self.is_read_only() {
+            // A read-only engine makes no decision, so that it keeps no base version in memory.
+            let now = self.context.env.steady_now();
+            let stored = StoredBase::load(&*self.context.index, now).await?;
+            return Ok(stored.read().0.get());
+        }
+        Ok(self.context.base.read().0.get())
     }
 
     async fn tally_changes(&self) -> Result<Tally> {

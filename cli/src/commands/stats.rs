@@ -127,6 +127,7 @@ fn in_json(stats: &Stats) -> serde_json::Value {
         "oldest_orphan_ms": actors.oldest_orphan.map(Timestamp::as_millis),
         "sessions": actors.open_uploads,
         "oldest_session_ms": actors.oldest_upload.map(Timestamp::as_millis),
+        "base_version": actors.base_version,
         "fenced": actors.fenced,
         "swept": actors.swept,
         "sweep_failures": actors.sweep_failures,
@@ -160,7 +161,7 @@ fn in_json(stats: &Stats) -> serde_json::Value {
 }
 
 /// Returns the rows of the engine's counters for people.
-fn in_rows(stats: &Stats) -> [(&'static str, String); 20] {
+fn in_rows(stats: &Stats) -> [(&'static str, String); 21] {
     let actors = &stats.actors;
     let of_disk = |bytes: fn(&SpaceStats) -> u64| {
         stats
@@ -184,6 +185,7 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 20] {
         ("  oldest", moment(actors.oldest_orphan)),
         ("open uploads", human::grouped(actors.open_uploads)),
         ("  oldest", moment(actors.oldest_upload)),
+        ("base version", human::grouped(actors.base_version)),
         ("changes settled since open", human::grouped(actors.fenced)),
         ("orphans settled since open", human::grouped(actors.swept)),
         (
