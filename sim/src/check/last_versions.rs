@@ -18,6 +18,7 @@ use bytes::Bytes;
 use super::commit_observer::Changed;
 use super::format::{self, BaseVersion, LastVersion};
 use super::model::Model;
+use super::words::{Words, readable};
 use crate::trace::coverage::Coverage;
 
 impl Model {
@@ -43,22 +44,22 @@ impl Model {
         &mut self,
         changed: &Changed,
         coverage: &mut Coverage,
-        words: &mut Vec<String>,
+        words: &mut Words,
     ) {
         if let Some(base) = changed.base {
             if base.version < self.base_version() {
                 let message = format!("base version is lowered: version={}", base.version);
                 self.violated("versions", message);
             }
-            words.push(format!("base version {}", base.version));
+            words.push(|| format!("base version {}", base.version));
             self.base = Some(base);
         }
         for (object, last) in &changed.last_versions {
-            let name = String::from_utf8_lossy(object).replace('\0', ":");
             let highest = self.versions.get(object).copied().unwrap_or(0);
             match last {
                 Some(last) => {
                     if last.version != highest {
+                        let name = readable(object);
                         let message = format!("wrong last version: object={name} {last:?}");
                         self.violated("versions", message);
                     }
@@ -70,9 +71,10 @@ impl Model {
                         continue;
                     }
                     coverage.count("pruner: a last version dropped");
-                    words.push(format!("last version of {name} dropped"));
+                    words.push(|| format!("last version of {} dropped", readable(object)));
                     if highest > self.base_version() {
                         let base = self.base_version();
+                        let name = readable(object);
                         let message = format!(
                             "last version above the base version is dropped: object={name} \
                              last={highest} base={base}"
@@ -84,7 +86,7 @@ impl Model {
         }
         for (object, _) in changed.rows.iter().filter(|(_, row)| row.is_some()) {
             if self.last_versions.contains_key(object) {
-                let name = String::from_utf8_lossy(object).into_owned();
+                let name = readable(object);
                 let message = format!("last version beside a row: object={name}");
                 self.violated("I3", message);
             }

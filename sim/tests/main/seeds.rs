@@ -135,7 +135,8 @@ fn demands() -> Vec<Vec<Op>> {
         if_absent: false,
     };
     let when = When::Absent;
-    let lifetime = Lifetime::Live(30);
+    // Longer than most delays: the rename finds the object.
+    let lifetime = Lifetime::Live(300);
     vec![vec![
         Op::Put {
             object: 5,
@@ -175,7 +176,7 @@ fn demands() -> Vec<Vec<Op>> {
             may_shorten: true,
             when: When::Etag,
         },
-        Op::Pause { ms: 50 },
+        Op::Pause { ms: 400 },
     ]]
 }
 
