@@ -39,8 +39,8 @@ pub struct Salvage {
 /// # Losses
 /// - An object whose row is lost is absent from the new store. The report names its blobs, and they
 ///   remain until a [scrub](crate::Engine::scrub) with repairs finds that no row names them.
-/// - The version of an object that is created again starts anew if the salvage found neither its
-///   row, nor its last version, nor a blob of it.
+/// - If versions may be lost, new objects of the new store start at a version that no object of the
+///   old store has reached.
 /// - An object whose inline bytes are lost is in the new store, and reads as
 ///   [`Corrupt`](crate::ErrorKind::Corrupt).
 /// - From a damaged journal, all intact batches are copied, also batches after the damage and after

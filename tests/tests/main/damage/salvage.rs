@@ -65,6 +65,15 @@ async fn salvage_copies_everything_readable_and_names_the_rest() {
         created.version.unwrap().get() > 1 << 32,
         "no version of a lost object is reused"
     );
+    let inline = lost(&readable)
+        .into_iter()
+        .find(|number| !number.is_multiple_of(5))
+        .unwrap();
+    let created = engine.put(key(inline).as_str(), "again").await.unwrap();
+    assert!(
+        created.version.unwrap().get() > 1 << 32,
+        "not even of one that no blob names"
+    );
     engine.settle().await.unwrap();
     let scrubbed = engine.scrub().grace(Duration::ZERO).await.unwrap();
     let left = BTreeMap::from([(("payload-without-row", "left"), large.len())]);
