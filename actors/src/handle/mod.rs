@@ -128,8 +128,8 @@ impl Tiered {
     pub async fn prune(&self) -> Result<u64> {
         let pruner = &self.context.registry.pruner;
         let mut pruned = 0;
-        // A walk may be under way: the next one passes over all last versions.
-        for _ in 0..2 {
+        // The end of a walk that is under way, a walk that counts, and one that drops over the limit.
+        for _ in 0..3 {
             loop {
                 let outcome: PruneOutcome = self
                     .ask(|reply| pruner.send(PrunerMessage::Pass(reply)))

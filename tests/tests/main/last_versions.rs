@@ -120,7 +120,7 @@ async fn oldest_last_versions_over_the_count_limit_are_dropped() {
         store.stage.advance(HOUR);
         delete_at(&store, &format!("k{number:02}"), 1).await;
     }
-    // The first walk counts, the second one drops.
+    // One walk counts, the next one drops.
     store.engine.prune().await.unwrap();
     let left = kept(&store).await;
     assert!((5..=10).contains(&left), "{left}");
@@ -307,7 +307,10 @@ async fn act(store: &Store, numbers: &mut Numbers, highest: &mut BTreeMap<String
             let _orphans = engine.settle().await.unwrap();
         }
         11 => assert!(engine.prune().await.is_ok()),
-        _ => assert!(engine.kill(ActorKind::Pruner)),
+        _ => {
+            // The last kill may be so recent that no pruner lives.
+            let _is_alive = engine.kill(ActorKind::Pruner);
+        }
     }
 }
 
