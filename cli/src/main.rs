@@ -23,6 +23,11 @@ use cenotaph::Env;
 use clap::Parser;
 use tokio::runtime::Runtime;
 
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
 use args::{Cli, Command, Resume};
 use commands::{demo, dispatch, doctor, salvage};
 use store::{Access, Store};
@@ -34,15 +39,22 @@ use ui::{human, report};
 /// Longest time to close the engine after a signal.
 const CLOSE_AFTER_SIGNAL: Duration = Duration::from_secs(10);
 
+/// Writes log messages to standard error, as the variable `RUST_LOG` selects them.
+fn start_log() {
+    // Not `EnvFilter`, which brings an engine for regular expressions.
+    let selected = std::env::var("RUST_LOG").ok();
+    let selected = selected.and_then(|text| text.parse::<Targets>().ok());
+    // Errors only by default: the tool prints the failure of a command itself.
+    let selected = selected.unwrap_or_else(|| Targets::new().with_default(LevelFilter::ERROR));
+    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry()
+        .with(output.with_filter(selected))
+        .init();
+}
+
 fn main() -> ExitCode {
     let cli = Cli::try_parse().unwrap_or_else(|error| escaped(error).exit());
-    // Errors only by default: the tool prints the failure of a command itself.
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    start_log();
     let (runtime, env, report) = match start(&cli) {
         Ok(started) => started,
         Err(failure) => return report::end_without_report(&failure),
