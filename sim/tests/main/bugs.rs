@@ -115,7 +115,7 @@ const PLANTED: [Planted; 31] = [
     },
     Planted {
         bug: Bug::ScrubUnconfirmed,
-        within: 2000,
+        within: 5_000,
         by: &["scrub"],
     },
     Planted {
