@@ -327,9 +327,23 @@ async fn slow_streams_do_not_starve_small_puts() {
         )]
         puts.push(tokio::spawn(async move { put.await }));
     }
-    while engine.stats().await.unwrap().actors.changes < 4 {
-        tokio::task::yield_now().await;
-    }
+    // Each put returns its share of the small puts once its upload has memory of its own, which is
+    // after its change is recorded.
+    let returned = async {
+        loop {
+            let actors = engine.stats().await.unwrap().actors;
+            if actors.changes == 4 && actors.write_bytes.bytes == 0 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let env = Env::real().unwrap();
+    let is_returned = env.deadline(Duration::from_secs(60), returned).await;
+    assert!(
+        is_returned.is_some(),
+        "slow puts hold the shares of small ones"
+    );
     engine.put("small", payload(2, INLINE)).await.unwrap();
     drop(senders);
     for put in puts {
