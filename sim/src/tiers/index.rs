@@ -11,6 +11,7 @@
 //! it, as a blocking call does. The index keeps the contract of every [`Index`], and the contract
 //! tests run on it.
 
+mod payload_log;
 mod reads;
 
 use std::collections::VecDeque;
@@ -28,7 +29,6 @@ use futures::future::BoxFuture;
 use tokio::sync::Notify;
 
 use self::reads::{SimSnapshot, SnapshotState};
-use crate::disks::disk::payload_keys;
 use crate::faults::Fault;
 use crate::rng::Odds;
 use crate::tiers::real::RealDisk;
@@ -225,36 +225,6 @@ impl Inner {
         // The batches are durable and not yet acknowledged. A crash may strike in between.
         self.scheduler.pass("index synced", size).await;
         self.settle(1);
-    }
-
-    /// Returns whether payloads of these batches go to a payload log.
-    fn has_payload_log(&self, batches: &[Batch]) -> bool {
-        matches!(self.medium, Medium::Simulated)
-            && self.scheduler.durable_state().state().has_payload_log
-            && batches
-                .iter()
-                .any(|batch| payload_keys(batch).next().is_some())
-    }
-
-    /// Appends the payloads to the log and syncs them. Returns false if the index is poisoned.
-    async fn log_payloads(&self, batches: &[Batch], changes: usize) -> bool {
-        let durable_state = self.scheduler.durable_state();
-        let size = || format!("{} batches, {changes} changes", batches.len());
-        self.scheduler.pass("payload log write", size).await;
-        batches
-            .iter()
-            .for_each(|batch| durable_state.disk.append_payloads(batch));
-        // Planted bug: the batch may survive a crash that its payloads do not survive.
-        if self.planted(Bug::PointerBeforePayload) {
-            return true;
-        }
-        self.scheduler.pass("payload log sync", size).await;
-        if durable_state.strikes(Fault::IndexSyncFails, size) {
-            self.poison("the sync of the payload log failed");
-            return false;
-        }
-        durable_state.disk.sync_payloads();
-        true
     }
 
     /// Appends batches to the simulated disk. They are not yet durable.

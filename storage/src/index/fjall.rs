@@ -28,8 +28,7 @@ use futures::future::BoxFuture;
 use super::group_commit::{Committer, CommitterOptions, Ended};
 use super::payload_log::{Access, HeadKind, LogWriter, Opening, PayloadLogStats};
 use super::{
-    Batch, CommitError, Completion, Index, IndexStats, KEY_BYTES_MAX, Page, Range, Snapshot,
-    SpaceStats, Table,
+    Batch, CommitError, Completion, Index, IndexStats, KEY_BYTES_MAX, Snapshot, SpaceStats, Table,
 };
 use crate::env::{self, Env};
 use crate::modes::Modes;
@@ -57,10 +56,12 @@ mod options;
 mod payloads;
 mod published;
 mod reclaim;
+mod record;
 mod repair;
 mod reserve;
 mod seal;
 mod sink;
+mod snapshot;
 mod space;
 mod store;
 mod tidier;
@@ -77,15 +78,15 @@ use gaps::Gaps;
 use marker::{LastMark, Marker};
 pub use options::FjallOptions;
 use options::MIB;
-use published::{Published, State};
+use published::Published;
 pub use repair::LostFile;
 use sink::FjallSink;
+use snapshot::{FjallSnapshot, reads_inline};
 use space::Space;
 use store::{Gone, Opened, Resident, Slot, Store};
 use tidier::Tidier;
 use upkeep::Upkeep;
 use view::Held;
-use walk::Walker;
 
 /// An [`Index`] in a directory, on fjall.
 pub struct FjallIndex {
@@ -160,7 +161,7 @@ impl FjallIndex {
             (tables, database) = open()?;
         }
         if existing.log_id.is_none() {
-            creation::add_log(dir, tables.keyspaces()?, new_id, options.modes)?;
+            record::add_log(dir, tables.keyspaces()?, new_id, options.modes)?;
         }
         // Without worker threads the index is a copy that nothing may change.
         let access = if workers > 0 {
@@ -412,76 +413,6 @@ impl fmt::Debug for FjallIndex {
     }
 }
 
-/// Snapshot of the index. It does not keep the store open: after a close every read returns
-/// [`ErrorKind::Closed`].
-struct FjallSnapshot {
-    env: Env,
-    slot: Slot,
-    state: Arc<State>,
-}
-
-impl FjallSnapshot {
-    /// Runs a read through [`Env::blocking`].
-    fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(Walker<'_>) -> Result<T> + Send + 'static,
-    ) -> BoxFuture<'_, Result<T>> {
-        let env = self.env.clone();
-        let slot = self.slot.clone();
-        let state = self.state.clone();
-        // The closure takes the store when it runs: a queued read must not keep the store open.
-        let read = move || {
-            read(Walker {
-                store: &*slot.store()?,
-                state: &state,
-                env: &env,
-            })
-        };
-        Box::pin(async move { self.env.blocking(read).await? })
-    }
-}
-
-impl Snapshot for FjallSnapshot {
-    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
-        if reads_inline(table) {
-            return Box::pin(
-                async move { self.slot.store()?.get(&self.env, &self.state, table, key) },
-            );
-        }
-        Box::pin(async move {
-            {
-                let store = self.slot.store()?;
-                if let Resident::Value(value) = store.get_resident(&self.env, &self.state, key)? {
-                    return Ok(value);
-                }
-            }
-            let key = Bytes::copy_from_slice(key);
-            self.read(move |Walker { store, state, env }| store.get(env, state, table, &key))
-                .await
-        })
-    }
-
-    fn get_many(
-        &self,
-        table: Table,
-        keys: Vec<Bytes>,
-    ) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
-        self.read(move |Walker { store, state, env }| {
-            keys.iter()
-                .map(|key| store.get(env, state, table, key))
-                .collect()
-        })
-    }
-
-    fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
-        self.read(move |walker| walker.scan(table, range))
-    }
-
-    fn keys(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Vec<Bytes>>> {
-        self.read(move |walker| walker.keys(table, range))
-    }
-}
-
 /// Frees dead segments, and flushes large journals, so that the next opening is fast. Every commit
 /// has ended.
 fn prepare_close(store: &Store, space: &Space, is_poisoned: bool, modes: Modes) {
@@ -504,20 +435,6 @@ fn check_clock(operation: &'static str) -> Result<()> {
     }
     let message = "the system clock is before 1970: set it, then try again";
     Err(Error::new(ErrorKind::Unavailable, operation, message))
-}
-
-/// Returns whether a `get` is short enough for an async worker: the values are small and mostly
-/// cached.
-fn reads_inline(table: Table) -> bool {
-    match table {
-        Table::Rows
-        | Table::Changes
-        | Table::Orphans
-        | Table::Uploads
-        | Table::Expiry
-        | Table::Meta => true,
-        Table::Payloads => false,
-    }
 }
 
 #[cfg(test)]

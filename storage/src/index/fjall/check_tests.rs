@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::older_tests;
 use super::tests::{OnDisk, commit, tree};
 use super::*;
+use crate::index::Range;
 
 const KEYS: u8 = 8;
 

@@ -17,6 +17,7 @@ use super::journal::Journal;
 use super::journals::{self, Scanned, Verdict};
 use super::manifest::{self, Depth, Flaw};
 use super::mark::{self, Reading};
+use super::record;
 use super::repair::{self, LostFile};
 use super::{FjallIndex, FjallOptions, Table, database};
 use crate::env::Env;
@@ -82,7 +83,7 @@ fn repair_keyspaces(dir: &Path, copy: &Path) -> Result<Vec<LostFile>> {
         Error::new(ErrorKind::Unavailable, "salvage", message).with_source(error)
     };
     let database = creation::database(copy);
-    let keyspaces = creation::recorded_keyspaces(copy)?;
+    let keyspaces = record::recorded_keyspaces(copy)?;
     let mut lost = Vec::new();
     for table in Table::ALL {
         let Some(&id) = keyspaces.get(table.name()) else {
@@ -133,7 +134,7 @@ fn unrepairable(flaw: &Flaw, copied: &Path, original: &Path) -> Error {
 /// Replaces the keyspace in which fjall stores the names of all keyspaces by that of a new
 /// database.
 // Its contents are the same in every database with the same keyspaces.
-fn replace_meta_keyspace(copy: &Path, own: &Path, keyspaces: &creation::Keyspaces) -> Result<()> {
+fn replace_meta_keyspace(copy: &Path, own: &Path, keyspaces: &record::Keyspaces) -> Result<()> {
     let new = copy.join("renewed");
     let built = database::build(&new, &FjallOptions::default())?;
     // The new keyspace is of use only if it has the same names and numbers.

@@ -1,4 +1,4 @@
-//! The directory of the index: its lock, its record, and its creation.
+//! The directory of the index: its lock and its creation. Its record is in `record.rs`.
 //!
 //! ```text
 //! {dir}/reserve           space that is released on a full disk (`reserve.rs`)
@@ -23,11 +23,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::Table;
 use super::check::{self, Checked};
-use super::database::SEGMENTS;
+use super::record::{Keyspaces, RECORD, Record, check_tables, read_record, write_record};
 use super::reserve::RESERVE;
 use crate::directory_sync::sync_directory_at;
 use crate::index::payload_log::PAYLOADS;
@@ -37,14 +34,7 @@ use crate::types::{Error, ErrorKind, Result};
 pub(super) const LOCK: &str = "lock";
 const STORE: &str = "store";
 const CREATING: &str = "store.creating";
-const RECORD: &str = "record.json";
-const DATABASE: &str = "database";
-
-/// Version of [`Record`] that this build writes: the store has a payload log.
-const RECORD_FORMAT: u32 = 2;
-/// Version of [`Record`] of stores without a payload log. An opening adds one.
-const RECORD_FORMAT_WITHOUT_LOG: u32 = 1;
-const NEW_RECORD: &str = "record.new";
+pub(super) const DATABASE: &str = "database";
 
 // Names of fjall's files, which are checked before fjall opens the directory.
 pub(super) const FJALL_MARKER: &str = "version";
@@ -52,60 +42,6 @@ const FJALL_KEYSPACES: &str = "keyspaces";
 pub(super) const FJALL_META_KEYSPACE: u64 = 0;
 const FJALL_CURRENT: &str = "current";
 const FJALL_JOURNAL: &str = "jnl";
-
-/// Name of each keyspace, and the number of its directory.
-pub(super) type Keyspaces = BTreeMap<String, u64>;
-
-/// Expected contents of a store, written once at its creation.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Record {
-    format: u32,
-    /// Contents of fjall's version marker.
-    fjall_marker: Vec<u8>,
-    keyspaces: Keyspaces,
-    /// Random id of the payload log, in hexadecimal digits. Its segments carry it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    payload_log: Option<String>,
-}
-
-impl Record {
-    /// Returns the directories of all keyspaces, including fjall's own keyspace.
-    pub(super) fn directories(&self) -> Vec<u64> {
-        std::iter::once(FJALL_META_KEYSPACE)
-            .chain(self.keyspaces.values().copied())
-            .collect()
-    }
-
-    /// Returns all keyspaces except fjall's own.
-    pub(super) fn keyspaces(&self) -> &Keyspaces {
-        &self.keyspaces
-    }
-
-    /// Returns the id of the payload log, or `None` if the store has none yet.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Corrupt`] if it is missing or damaged.
-    pub(super) fn log_id(&self) -> Result<Option<u128>> {
-        if self.format == RECORD_FORMAT_WITHOUT_LOG {
-            return Ok(None);
-        }
-        let id = self.payload_log.as_deref();
-        id.and_then(|id| u128::from_str_radix(id, 16).ok())
-            .map(Some)
-            .ok_or_else(|| corrupt("the record has no valid id of the payload log"))
-    }
-
-    fn expected_keyspaces(&self) -> impl Iterator<Item = &'static str> {
-        let log = (self.format != RECORD_FORMAT_WITHOUT_LOG).then_some(SEGMENTS);
-        Table::ALL.iter().map(|table| table.name()).chain(log)
-    }
-}
-
-/// Field that every version of [`Record`] has.
-#[derive(Debug, Deserialize)]
-struct RecordFormat {
-    format: u32,
-}
 
 /// Lock of a directory against other engines, in this process and others. A drop releases it.
 #[derive(Debug)]
@@ -280,7 +216,7 @@ pub(super) fn create_or_check(
         database,
         payloads: store.join(PAYLOADS),
         log_id: record.log_id()?,
-        keyspaces: record.keyspaces,
+        keyspaces: record.keyspaces().clone(),
         checked,
     })
 }
@@ -298,34 +234,6 @@ pub(super) fn recorded(dir: &Path) -> Result<(PathBuf, Record)> {
     Ok((database, record))
 }
 
-/// Adds the payload log to the record of a store that was created without it. `keyspaces` are all
-/// keyspaces of the database.
-///
-/// fjall creates the keyspace before. A crash in between leaves a keyspace that the record does not
-/// name, which `check_database` accepts; the next opening uses it.
-///
-/// # Errors
-/// [`ErrorKind::Unavailable`] if the file system fails.
-pub(super) fn add_log(dir: &Path, keyspaces: Keyspaces, log_id: u128, modes: Modes) -> Result<()> {
-    let store = store(dir);
-    let path = store.join(NEW_RECORD);
-    let json = encoded_record(&store, keyspaces, log_id)?;
-    let write = || {
-        let mut file = modes
-            .file_options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&path)?;
-        file.write_all(&json)?;
-        file.sync_all()?;
-        // The rename replaces the record in one step.
-        fs::rename(&path, store.join(RECORD))?;
-        sync_directory_at(&store)
-    };
-    write().map_err(|error| unavailable("write", &path, error))
-}
-
 /// Returns the path of the database, and the name and number of each keyspace. Changes no file.
 ///
 /// # Errors
@@ -335,16 +243,10 @@ pub(super) fn inspect(dir: &Path) -> Result<(PathBuf, Vec<(String, u64)>)> {
     let own = ("fjall's own".to_owned(), FJALL_META_KEYSPACE);
     Ok((
         database,
-        std::iter::once(own).chain(record.keyspaces).collect(),
+        std::iter::once(own)
+            .chain(record.keyspaces().clone())
+            .collect(),
     ))
-}
-
-/// Returns the name and number of each keyspace from the record, without a comparison.
-///
-/// # Errors
-/// As [`create_or_check`].
-pub(super) fn recorded_keyspaces(dir: &Path) -> Result<Keyspaces> {
-    read_record(&store(dir).join(RECORD)).map(|record| record.keyspaces)
 }
 
 /// Returns the directory of a keyspace.
@@ -385,59 +287,6 @@ pub(super) fn is_index(dir: &Path) -> Result<bool> {
     exists(&dir.join(STORE).join(RECORD))
 }
 
-fn write_record(store: &Path, keyspaces: Keyspaces, log_id: u128) -> Result<()> {
-    let path = store.join(RECORD);
-    fs::write(&path, encoded_record(store, keyspaces, log_id)?)
-        .map_err(|error| unavailable("write", &path, error))
-}
-
-fn encoded_record(store: &Path, keyspaces: Keyspaces, log_id: u128) -> Result<Vec<u8>> {
-    let marker = store.join(DATABASE).join(FJALL_MARKER);
-    let fjall_marker = fs::read(&marker).map_err(|error| unavailable("read", &marker, error))?;
-    let record = Record {
-        format: RECORD_FORMAT,
-        fjall_marker,
-        keyspaces,
-        payload_log: Some(format!("{log_id:032x}")),
-    };
-    serde_json::to_vec_pretty(&record).map_err(|error| {
-        Error::new(ErrorKind::Invalid, "open", "the record can't be encoded").with_source(error)
-    })
-}
-
-fn read_record(path: &Path) -> Result<Record> {
-    let damaged = |error| {
-        corrupt(format!("the record is damaged: path={}", path.display())).with_source(error)
-    };
-    let json = fs::read(path).map_err(|error| unavailable("read", path, error))?;
-    // The format is read first, because a record of another version may have other fields.
-    let RecordFormat { format } = serde_json::from_slice(&json).map_err(damaged)?;
-    if !(RECORD_FORMAT_WITHOUT_LOG..=RECORD_FORMAT).contains(&format) {
-        let message = format!(
-            "this build knows formats up to {RECORD_FORMAT}: format={format} path={}",
-            path.display()
-        );
-        return Err(Error::new(ErrorKind::UnknownFormat, "open", message));
-    }
-    serde_json::from_slice(&json).map_err(damaged)
-}
-
-fn check_tables(record: &Record) -> Result<()> {
-    let missing = record
-        .expected_keyspaces()
-        .find(|&name| !record.keyspaces.contains_key(name));
-    match missing {
-        Some(name) => Err(corrupt(format!(
-            "the record lacks a keyspace: keyspace={name}"
-        ))),
-        // No keyspace is missing, so that any further keyspace is unknown.
-        None if record.keyspaces.len() > record.expected_keyspaces().count() => {
-            Err(corrupt("the record has an unknown keyspace"))
-        }
-        None => Ok(()),
-    }
-}
-
 /// Compares the database with its record. Reads only names and the version marker, and changes no
 /// file.
 fn check_database(database: &Path, record: &Record) -> Result<()> {
@@ -449,7 +298,7 @@ fn check_database(database: &Path, record: &Record) -> Result<()> {
         )));
     }
     let bytes = fs::read(&marker).map_err(|error| unavailable("read", &marker, error))?;
-    if bytes != record.fjall_marker {
+    if bytes != record.fjall_marker() {
         return Err(corrupt(format!(
             "fjall's version marker has changed: path={}",
             marker.display()
@@ -469,7 +318,7 @@ fn check_database(database: &Path, record: &Record) -> Result<()> {
     let mut expected = BTreeMap::from([(FJALL_META_KEYSPACE.to_string(), "fjall's own")]);
     expected.extend(
         record
-            .keyspaces
+            .keyspaces()
             .iter()
             .map(|(name, id)| (id.to_string(), name.as_str())),
     );
@@ -483,9 +332,23 @@ fn check_database(database: &Path, record: &Record) -> Result<()> {
             return Err(corrupt(message));
         }
     }
-    let last = record.keyspaces.values().copied().max().unwrap_or_default();
-    let mut interrupted = record.format == RECORD_FORMAT_WITHOUT_LOG;
-    names(&keyspaces)?
+    check_other_directories(&keyspaces, &expected, record)
+}
+
+/// Refuses directories that are no expected keyspaces.
+fn check_other_directories(
+    keyspaces: &Path,
+    expected: &BTreeMap<String, &str>,
+    record: &Record,
+) -> Result<()> {
+    let last = record
+        .keyspaces()
+        .values()
+        .copied()
+        .max()
+        .unwrap_or_default();
+    let mut interrupted = record.is_without_log();
+    names(keyspaces)?
         .into_iter()
         .filter(|name| !expected.contains_key(name))
         .try_for_each(|name| {

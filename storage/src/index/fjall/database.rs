@@ -8,8 +8,8 @@ use std::path::Path;
 
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions};
 
-use super::creation::Keyspaces;
 use super::failure::failed;
+use super::record::Keyspaces;
 use super::{FjallOptions, MIB, Table};
 use crate::types::{Error, ErrorKind, Result};
 

@@ -55,7 +55,7 @@ impl Scratch {
 
 /// Returns the directory of the payloads' keyspace of a store with files of each kind.
 fn keyspace(on_disk: &OnDisk) -> PathBuf {
-    let keyspaces = creation::recorded_keyspaces(&on_disk.path()).unwrap();
+    let keyspaces = record::recorded_keyspaces(&on_disk.path()).unwrap();
     let database = creation::database(&on_disk.path());
     creation::keyspace(&database, keyspaces[Table::Payloads.name()])
 }
@@ -269,7 +269,7 @@ async fn mutated_record_is_refused_or_names_keyspaces() {
             "{:?}",
             compared.err()
         );
-        match creation::recorded_keyspaces(scratch.path()) {
+        match record::recorded_keyspaces(scratch.path()) {
             Ok(_) => true,
             Err(error) => {
                 assert!(refused(&error) && compared.is_err(), "{error:?}");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::tests::{OnDisk, commit};
 use super::*;
+use crate::index::Range;
 
 const MIB: usize = 1024 * 1024;
 

@@ -8,6 +8,7 @@ use fjall::{KeyspaceCreateOptions, PersistMode};
 use super::database::SEGMENTS;
 use super::tests::{OnDisk, commit};
 use super::*;
+use crate::index::Range;
 
 /// Inserts payloads into a closed store as builds without the payload log did, and flushes them to
 /// files.

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
+use crate::index::Range;
 
 const PAYLOAD_BYTES: usize = 600_000;
 

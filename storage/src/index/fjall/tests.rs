@@ -7,6 +7,7 @@ use std::sync::Weak;
 
 use super::failure::failed;
 use super::*;
+use crate::index::Range;
 use crate::index::contract::{self, Subject};
 
 pub(super) struct OnDisk {

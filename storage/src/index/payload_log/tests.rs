@@ -55,6 +55,37 @@ fn value(number: usize, bytes: usize) -> Bytes {
         .collect()
 }
 
+/// A log with three small values in one segment.
+struct Small {
+    log: Arc<PayloadLog>,
+    values: [Bytes; 3],
+    pointers: Vec<Pointer>,
+    path: PathBuf,
+    /// Contents of the segment.
+    whole: Vec<u8>,
+    _directory: Directory,
+}
+
+impl Small {
+    fn new() -> Self {
+        let directory = Directory::new();
+        let log = directory.open(BTreeMap::new(), 0);
+        let mut writer = LogWriter::new(log.clone(), HeadKind::Written);
+        let values = [value(0, 100), value(1, 37), value(2, 64)];
+        let pointers = append(&log, &mut writer, &values);
+        let path = log.path(pointers[0].segment);
+        let whole = fs::read(&path).unwrap();
+        Self {
+            log,
+            values,
+            pointers,
+            path,
+            whole,
+            _directory: directory,
+        }
+    }
+}
+
 fn read(log: &PayloadLog, pointer: &Pointer, key: &[u8]) -> Result<Bytes> {
     log.segment(&log.segments(), pointer)?.read(pointer, key)
 }
@@ -141,13 +172,14 @@ fn an_opening_removes_only_unnamed_segments_of_this_log() {
 
 #[test]
 fn every_changed_byte_of_a_segment_is_detected() {
-    let directory = Directory::new();
-    let log = directory.open(BTreeMap::new(), 0);
-    let mut writer = LogWriter::new(log.clone(), HeadKind::Written);
-    let values = [value(0, 100), value(1, 37), value(2, 64)];
-    let pointers = append(&log, &mut writer, &values);
-    let path = log.path(pointers[0].segment);
-    let whole = fs::read(&path).unwrap();
+    let Small {
+        log,
+        values,
+        pointers,
+        path,
+        whole,
+        _directory,
+    } = Small::new();
     let mut detected = 0;
     for at in 0..whole.len() {
         let mut changed = whole.clone();
@@ -275,13 +307,14 @@ fn missing_and_short_segments_are_corrupt() {
 
 #[test]
 fn mutated_segment_is_walked_without_a_panic() {
-    let directory = Directory::new();
-    let log = directory.open(BTreeMap::new(), 0);
-    let mut writer = LogWriter::new(log.clone(), HeadKind::Written);
-    let values = [value(0, 100), value(1, 37), value(2, 64)];
-    let pointers = append(&log, &mut writer, &values);
-    let path = log.path(pointers[0].segment);
-    let whole = fs::read(&path).unwrap();
+    let Small {
+        log,
+        values,
+        pointers,
+        path,
+        whole,
+        _directory,
+    } = Small::new();
     let target = cenotaph_fuzz::Target::new("segment of the payload log", [whole]);
     target.buffers(4 * MIB).run(|input| {
         fs::write(&path, input).unwrap();
