@@ -7,13 +7,8 @@
     reason = "a test may panic, and its output explains a failure"
 )]
 
-#[path = "main/binary.rs"]
 mod binary;
-#[path = "main/bugs.rs"]
 mod bugs;
-#[path = "main/contract.rs"]
 mod contract;
-#[path = "main/seeds.rs"]
 mod seeds;
-#[path = "main/worlds.rs"]
 mod worlds;

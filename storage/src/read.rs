@@ -463,8 +463,4 @@ fn corrupt(message: impl Into<String>) -> Error {
 }
 
 #[cfg(test)]
-mod budget_tests;
-#[cfg(test)]
-mod damage_tests;
-#[cfg(test)]
 mod tests;

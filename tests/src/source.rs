@@ -22,14 +22,11 @@ pub fn rust_files(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Returns whether a file contains test code only: files named `tests.rs`, `*_tests.rs` or
-/// `fixture.rs`, and directories named `tests`.
+/// Returns whether a file contains test code only: files named `tests.rs` or `fixture.rs`, and
+/// directories named `tests`.
 pub fn is_test_file(name: &str) -> bool {
     let file = name.rsplit('/').next().unwrap_or(name);
-    file == "tests.rs"
-        || file == "fixture.rs"
-        || file.ends_with("_tests.rs")
-        || name.contains("/tests/")
+    file == "tests.rs" || file == "fixture.rs" || name.contains("/tests/")
 }
 
 /// Returns the lines of a file, with those of test items (`#[cfg(test)]`) emptied, so that the line
@@ -89,6 +86,6 @@ mod tests {
         ];
         assert_eq!(production_lines(text), expected);
         assert!(is_test_file("storage/src/read/fixture.rs") && is_test_file("a/tests/b.rs"));
-        assert!(is_test_file("a/b_tests.rs") && !is_test_file("a/contests.rs"));
+        assert!(is_test_file("a/tests.rs") && !is_test_file("a/contests.rs"));
     }
 }

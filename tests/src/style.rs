@@ -313,7 +313,7 @@ mod tests {
     #[test]
     fn test_files_count_for_their_lines_only() {
         let mut style = Style::default();
-        style.add("a/b_tests.rs", SAMPLE);
+        style.add("a/b/tests.rs", SAMPLE);
         assert_eq!((style.paragraphs, style.code), (0, 0));
         assert_eq!(style.lines, SAMPLE.lines().count());
     }

@@ -34,12 +34,6 @@ pub mod trailer;
 mod writer;
 
 #[cfg(test)]
-mod directories_tests;
-#[cfg(test)]
-mod long_name_tests;
-#[cfg(test)]
-mod path_tests;
-#[cfg(test)]
 mod tests;
 
 use directories::Directories;

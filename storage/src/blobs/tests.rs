@@ -1,5 +1,7 @@
 //! Tests of the blob tier on the memory service and on the fs service.
 
+mod long_names;
+
 use bytes::Bytes;
 use futures::TryStreamExt;
 use opendal::Operator;

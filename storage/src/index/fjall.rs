@@ -438,14 +438,4 @@ fn check_clock(operation: &'static str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod check_tests;
-#[cfg(test)]
-mod fuzz_tests;
-#[cfg(test)]
-mod log_tests;
-#[cfg(test)]
-mod older_tests;
-#[cfg(test)]
-mod space_tests;
-#[cfg(test)]
 mod tests;

@@ -454,5 +454,4 @@ fn between(low: &[u8], high: &[u8]) -> Option<Bytes> {
 }
 
 #[cfg(test)]
-#[path = "step_over_tests.rs"]
 mod tests;

@@ -1,5 +1,8 @@
 //! Tests of reads: returned bytes, pins, and reads of a store that changes concurrently.
 
+mod budget;
+mod damage;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,10 +14,10 @@ use crate::decide::Mutation;
 use crate::index::Batch;
 use crate::types::{BLOCK_BYTES, Version};
 
-pub(super) const BLOCK: u64 = BLOCK_BYTES as u64;
+const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// Returns limits with a block per unit and a single unit under way.
-pub(super) fn one_by_one() -> ReadLimits {
+fn one_by_one() -> ReadLimits {
     ReadLimits {
         read_ahead: 1,
         unit_blocks: 1,
@@ -22,11 +25,7 @@ pub(super) fn one_by_one() -> ReadLimits {
     }
 }
 
-pub(super) async fn read(
-    store: &Store,
-    key: &str,
-    range: impl Into<ByteRange>,
-) -> Result<Option<Bytes>> {
+async fn read(store: &Store, key: &str, range: impl Into<ByteRange>) -> Result<Option<Bytes>> {
     match store.reads.open(&id(key), range.into()).await? {
         Some(object) => object.bytes(usize::MAX).await.map(Some),
         None => Ok(None),

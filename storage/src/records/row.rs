@@ -194,5 +194,4 @@ enum StoredBody {
 }
 
 #[cfg(test)]
-#[path = "row_tests.rs"]
 mod tests;

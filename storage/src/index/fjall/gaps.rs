@@ -258,5 +258,4 @@ pub(super) fn behind(key: &Bytes) -> Bytes {
 }
 
 #[cfg(test)]
-#[path = "gaps_tests.rs"]
 mod tests;

@@ -1,6 +1,12 @@
 //! Tests of the contract on fjall, and of the directory: which directories open, which are refused,
 //! and that a refusal changes no file.
 
+mod damage;
+mod disk_space;
+pub(super) mod mutated;
+mod older;
+mod payload_log;
+
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Weak;
@@ -10,18 +16,18 @@ use super::*;
 use crate::index::Range;
 use crate::index::contract::{self, Subject};
 
-pub(super) struct OnDisk {
+struct OnDisk {
     dir: tempfile::TempDir,
     opened: Mutex<Weak<FjallIndex>>,
     options: FjallOptions,
 }
 
 impl OnDisk {
-    pub(super) fn new() -> Self {
+    fn new() -> Self {
         Self::with(FjallOptions::default())
     }
 
-    pub(super) fn with(options: FjallOptions) -> Self {
+    fn with(options: FjallOptions) -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             opened: Mutex::default(),
@@ -29,12 +35,12 @@ impl OnDisk {
         }
     }
 
-    pub(super) fn path(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         // The directory and its parent do not exist at first.
         self.dir.path().join("data").join("index")
     }
 
-    pub(super) fn open(&self) -> Result<FjallIndex> {
+    fn open(&self) -> Result<FjallIndex> {
         FjallIndex::open(&self.path(), Env::real()?, self.options)
     }
 
@@ -45,14 +51,14 @@ impl OnDisk {
         on_disk
     }
 
-    pub(super) fn refused(&self) -> (ErrorKind, String) {
+    fn refused(&self) -> (ErrorKind, String) {
         let before = tree(&self.path());
         let error = self.open().expect_err("a refused directory");
         assert_eq!(tree(&self.path()), before, "a refusal changes no file");
         (error.kind(), error.to_string())
     }
 
-    pub(super) fn store(&self) -> PathBuf {
+    fn store(&self) -> PathBuf {
         self.path().join("store")
     }
 
@@ -103,7 +109,7 @@ impl Subject for OnDisk {
 }
 
 /// Returns every path under a directory, with its size.
-pub(super) fn tree(dir: &Path) -> Vec<(PathBuf, u64)> {
+fn tree(dir: &Path) -> Vec<(PathBuf, u64)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
         let metadata = entry.metadata().unwrap();
@@ -125,7 +131,7 @@ fn put(key: &str) -> Batch {
     batch
 }
 
-pub(super) async fn commit(index: &dyn Index, batch: Batch) {
+async fn commit(index: &dyn Index, batch: Batch) {
     index.submit(batch, Box::new(|outcome| outcome.unwrap()));
     index.barrier().await.unwrap();
 }

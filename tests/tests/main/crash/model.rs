@@ -352,5 +352,4 @@ impl Operation {
 }
 
 #[cfg(test)]
-#[path = "model_tests.rs"]
 mod tests;

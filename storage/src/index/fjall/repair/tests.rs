@@ -9,7 +9,7 @@ use lsm_tree::table::{Table as Opened, Writer};
 use lsm_tree::{Cache, Checksum, InternalValue, Slice, ValueType};
 use tempfile::TempDir;
 
-use super::super::fuzz_tests::{scratch_directory, seal_archive};
+use super::super::tests::mutated::{scratch_directory, seal_archive};
 use super::table::{Mended, repair};
 
 const ID: u64 = 7;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, join_all};
 use tempfile::TempDir;
 
-use super::directories::Directories;
+use super::Directories;
 use crate::env::{Env, World};
 use crate::types::{ErrorKind, WallTime};
 

@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::tests::{OnDisk, commit};
 use super::*;
 use crate::index::Range;
 
@@ -252,7 +251,7 @@ async fn view_reads_payloads_in_place() {
     let last = segments(&on_disk).pop().unwrap();
     let mut file = fs::File::options().append(true).open(&last).unwrap();
     std::io::Write::write_all(&mut file, &[1; 100]).unwrap();
-    let before = super::tests::tree(&on_disk.path());
+    let before = tree(&on_disk.path());
     let parent = tempfile::tempdir().unwrap();
     let env = Env::real().unwrap();
     let options = FjallOptions::default();
@@ -262,7 +261,7 @@ async fn view_reads_payloads_in_place() {
         assert_eq!(found.unwrap(), payload(number, 0, 65_536));
     }
     drop(view);
-    assert_eq!(super::tests::tree(&on_disk.path()), before);
+    assert_eq!(tree(&on_disk.path()), before);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,6 @@ use std::fs;
 use fjall::{KeyspaceCreateOptions, PersistMode};
 
 use super::database::SEGMENTS;
-use super::tests::{OnDisk, commit};
 use super::*;
 use crate::index::Range;
 
@@ -109,7 +108,7 @@ async fn view_of_a_store_without_a_log_reads_its_payloads() {
     on_disk.open().unwrap().close().await.unwrap();
     insert_unlogged(&on_disk, &[("a", vec![1; 300_000])]);
     make_older(&on_disk, false);
-    let before = super::tests::tree(&on_disk.path());
+    let before = tree(&on_disk.path());
     let parent = tempfile::tempdir().unwrap();
     let view = FjallIndex::open_view(
         &on_disk.path(),
@@ -120,5 +119,5 @@ async fn view_of_a_store_without_a_log_reads_its_payloads() {
     .unwrap();
     assert_eq!(value(&view, "a").await.unwrap(), vec![1; 300_000]);
     drop(view);
-    assert_eq!(super::tests::tree(&on_disk.path()), before);
+    assert_eq!(tree(&on_disk.path()), before);
 }

@@ -8,8 +8,8 @@ use opendal::services::Memory;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::path::{PATH_BYTES_MAX, older_path, path};
-use super::{
+use crate::blobs::path::{PATH_BYTES_MAX, older_path, path};
+use crate::blobs::{
     BlobName, BlobOptions, BlobTier, FinishedBlob, FoundBlob, local, path_bytes_max, trailer,
 };
 use crate::env::Env;

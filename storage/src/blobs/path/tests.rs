@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::path::{PATH_BYTES_MAX, from_path, is_long, older_path, path, revision_at};
+use super::{PATH_BYTES_MAX, from_path, is_long, older_path, path, revision_at};
 use crate::types::{ErrorKind, KEY_BYTES_MAX, Namespace, ObjectId, RevisionId, RevisionKey};
 
 const UUID: u128 = 0x0198_c5a2_1f00_7abc_8def_0000_0000_007f;

@@ -10,13 +10,12 @@ use cenotaph_fuzz::Target;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::archive::{self, Section};
-use super::check_tests::flushed;
-use super::creation;
-use super::journal::{self, Journal, Mode};
-use super::manifest::{self, Depth};
-use super::repair;
-use super::tests::OnDisk;
+use super::super::archive::{self, Section};
+use super::super::creation;
+use super::super::journal::{self, Journal, Mode};
+use super::super::manifest::{self, Depth};
+use super::super::repair;
+use super::damage::flushed;
 use super::*;
 
 /// Room for the buffers of the readers of files.
@@ -25,7 +24,7 @@ const BUFFERS: u64 = 1024 * 1024;
 const TRAILER_BYTES: usize = 38;
 
 /// Creates a directory in memory, if the system has such a place: a case writes several files.
-pub(super) fn scratch_directory() -> TempDir {
+pub(in crate::index::fjall) fn scratch_directory() -> TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap()
@@ -88,7 +87,7 @@ fn archives(keyspace: &Path) -> [PathBuf; 3] {
 /// The checksums of the blocks behind it stay as they are. lsm-tree trusts a block whose checksum
 /// matches, and reads beyond the end of a crafted block without a check, in a salvage as in every
 /// read of fjall: only the checksum of 128 bits is between damage and this.
-pub(super) fn seal_archive(bytes: &mut [u8]) {
+pub(in crate::index::fjall) fn seal_archive(bytes: &mut [u8]) {
     let Some(trailer_at) = bytes.len().checked_sub(TRAILER_BYTES) else {
         return;
     };
@@ -226,7 +225,7 @@ fn check_journal(journal: &Journal, path: &Path, scratch: &Scratch) {
 async fn mutated_journal_is_divided_into_batches_and_damage() {
     let on_disk = flushed().await;
     let path = creation::database(&on_disk.path());
-    let mut bytes = fs::read(super::journals::path(&path, 0)).unwrap();
+    let mut bytes = fs::read(super::super::journals::path(&path, 0)).unwrap();
     let end = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
     bytes.truncate(end + 64);
     // Without the large value most mutations meet the frame of a batch.

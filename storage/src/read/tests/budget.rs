@@ -3,10 +3,8 @@
 
 use std::time::Duration;
 
-use super::fetch::TAKEN_WITHIN;
-use super::fixture::{Store, id, inline, payload};
-use super::tests::{BLOCK, read};
 use super::*;
+use crate::read::fetch::TAKEN_WITHIN;
 use crate::types::BLOCK_BYTES;
 
 /// The budget has room for a single unit. Readers that never take their unit must not keep it. The

@@ -3,8 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::older_tests;
-use super::tests::{OnDisk, commit, tree};
 use super::*;
 use crate::index::Range;
 
@@ -278,7 +276,7 @@ async fn store_without_a_mark_opens_and_writes_a_mark() {
 /// the payload log: only such values are in blob files.
 pub(super) async fn flushed() -> OnDisk {
     let on_disk = closed().await;
-    older_tests::insert_unlogged(&on_disk, &[("large", vec![7; 10_000])]);
+    older::insert_unlogged(&on_disk, &[("large", vec![7; 10_000])]);
     // The mark does not know the inserted value.
     fs::remove_file(high_water(&on_disk)).unwrap();
     let index = on_disk.open().unwrap();

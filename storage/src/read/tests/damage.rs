@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 
-use super::fixture::{Store, id, inline, payload};
-use super::tests::{BLOCK, one_by_one, read};
 use super::*;
 use crate::index::Batch;
 use crate::types::BLOCK_BYTES;
