@@ -25,8 +25,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use super::group_commit::{Committer, CommitterOptions, Ended};
-use super::payload_log::{Access, HeadKind, LogWriter, Opening, PayloadLogStats};
+use super::group_commit::{Committer, CommitterOptions, ThreadEnd};
+use super::payload_log::{HeadKind, LogAccess, LogWriter, Opening, PayloadLogStats};
 use super::{
     Batch, CommitError, Completion, Index, IndexStats, KEY_BYTES_MAX, Snapshot, SpaceStats, Table,
 };
@@ -75,7 +75,7 @@ use collector::Collector;
 pub use copy::IndexCopy;
 use failure::caught;
 use gaps::Gaps;
-use marker::{LastMark, Marker};
+use marker::{LastMark, MarkWriter};
 pub use options::FjallOptions;
 use options::MIB;
 use published::Published;
@@ -83,17 +83,17 @@ pub use repair::LostFile;
 use sink::FjallSink;
 use snapshot::{FjallSnapshot, reads_inline};
 use space::Space;
-use store::{Gone, Opened, Resident, Slot, Store};
+use store::{Gone, OpenedStore, Resident, Store, StoreSlot};
 use tidier::Tidier;
 use upkeep::Upkeep;
-use view::Held;
+use view::HeldLock;
 
 /// An [`Index`] in a directory, on fjall.
 pub struct FjallIndex {
     env: Env,
     committer: Arc<Committer>,
-    marker: Option<Arc<Marker>>,
-    slot: Slot,
+    marker: Option<Arc<MarkWriter>>,
+    slot: StoreSlot,
     space: Arc<Space>,
     collector: Arc<Collector>,
     gone: Arc<Gone>,
@@ -165,9 +165,9 @@ impl FjallIndex {
         }
         // Without worker threads the index is a copy that nothing may change.
         let access = if workers > 0 {
-            Access::Write
+            LogAccess::Write
         } else {
-            Access::Read
+            LogAccess::Read
         };
         let log = payloads::open_log(
             &tables,
@@ -185,13 +185,13 @@ impl FjallIndex {
         let marker = existing
             .checked
             .marks
-            .map(|marks| Arc::new(Marker::new(&existing.database, marks, last)));
-        let opened = Opened {
+            .map(|marks| Arc::new(MarkWriter::new(&existing.database, marks, last)));
+        let opened = OpenedStore {
             tables,
             database,
             marker,
             log,
-            held: Held::alone(lock),
+            held: HeldLock::alone(lock),
             space,
         };
         let index = Self::start(env, &options, opened)?;
@@ -201,8 +201,8 @@ impl FjallIndex {
         Ok(index)
     }
 
-    fn start(env: Env, options: &FjallOptions, opened: Opened) -> Result<Self> {
-        let Opened {
+    fn start(env: Env, options: &FjallOptions, opened: OpenedStore) -> Result<Self> {
+        let OpenedStore {
             tables,
             database,
             marker,
@@ -239,7 +239,7 @@ impl FjallIndex {
             writer: LogWriter::new(log, HeadKind::Written),
         };
         let committer = Arc::new(Committer::start(&env, committer_options, sink)?);
-        let slot = Slot(Arc::new(RwLock::new(Some(store))));
+        let slot = StoreSlot(Arc::new(RwLock::new(Some(store))));
         let collector = Arc::new(Collector::new(options.collect_bytes_per_second));
         Ok(Self {
             env,
@@ -371,15 +371,15 @@ impl Index for FjallIndex {
         Box::pin(async move {
             env.blocking(move || {
                 let ended = committer.wait();
-                if ended == Ended::Joined
+                if ended == ThreadEnd::Joined
                     && let Ok(store) = slot.store()
                 {
                     prepare_close(&store, &space, committer.poisoned().is_some(), modes);
                 }
                 slot.clear();
                 match ended {
-                    Ended::Joined => gone.wait(),
-                    Ended::Detached => {
+                    ThreadEnd::Joined => gone.wait(),
+                    ThreadEnd::Detached => {
                         tracing::error!(
                             "index closed while a commit hangs: the directory stays locked"
                         );

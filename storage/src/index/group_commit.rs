@@ -66,7 +66,7 @@ impl Default for CommitterOptions {
 
 /// State of the thread after [`Committer::wait`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum ThreadEnd {
     /// The thread has dropped the sink and ended.
     Joined,
     /// The thread hangs in an overdue commit, or is the calling thread. It drops the sink when it
@@ -166,9 +166,9 @@ impl Committer {
 
     /// Waits until the thread has ended, or hangs beyond its deadline. Blocks: call it after
     /// [`close`](Self::close), and not on an async worker.
-    pub(crate) fn wait(&self) -> Ended {
+    pub(crate) fn wait(&self) -> ThreadEnd {
         if self.is_current_thread() {
-            return Ended::Detached;
+            return ThreadEnd::Detached;
         }
         let mut state = self.shared.lock();
         while !state.ended && !state.hung {
@@ -180,7 +180,7 @@ impl Committer {
             state = self.shared.lock();
         }
         if !state.ended {
-            return Ended::Detached;
+            return ThreadEnd::Detached;
         }
         drop(state);
         let thread = self
@@ -193,7 +193,7 @@ impl Committer {
         {
             tracing::error!("commit thread panicked at its end");
         }
-        Ended::Joined
+        ThreadEnd::Joined
     }
 
     fn is_current_thread(&self) -> bool {

@@ -97,7 +97,7 @@ impl dyn Snapshot + '_ {
         range: Range,
     ) -> Result<PartialPage<(Bytes, Bytes)>> {
         let entry = |key, value| (key, value);
-        Scan {
+        TableScan {
             snapshot: self,
             table,
             read: |range| self.scan(table, range),
@@ -114,7 +114,7 @@ impl dyn Snapshot + '_ {
     /// As [`Snapshot::keys`], except [`ErrorKind::Corrupt`], which the page contains.
     pub async fn keys_over(&self, table: Table, range: Range) -> Result<PartialPage<Bytes>> {
         let entry = |key, _| key;
-        Scan {
+        TableScan {
             snapshot: self,
             table,
             read: |range| self.keys(table, range),
@@ -127,7 +127,7 @@ impl dyn Snapshot + '_ {
 }
 
 /// Scan of a table: the function that reads a range, and the conversions of its entries.
-struct Scan<'a, R, T> {
+struct TableScan<'a, R, T> {
     snapshot: &'a (dyn Snapshot + 'a),
     table: Table,
     read: R,
@@ -135,7 +135,7 @@ struct Scan<'a, R, T> {
     entry: fn(Bytes, Bytes) -> T,
 }
 
-impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> Scan<'a, R, T> {
+impl<'a, T: 'a, R: Fn(Range) -> BoxFuture<'a, Result<Vec<T>>>> TableScan<'a, R, T> {
     /// Carries out step 1.
     async fn page(&self, range: Range) -> Result<PartialPage<T>> {
         let mut rest = range.clone();

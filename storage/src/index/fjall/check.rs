@@ -15,8 +15,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::creation::{corrupt, unavailable};
-use super::journal::Gap;
-use super::journals::{self, Scanned, Verdict};
+use super::journal::JournalGap;
+use super::journals::{self, JournalVerdict, Scanned};
 use super::manifest::{self, Depth};
 use super::mark::{self, Mark, MarkFile, Reading};
 use crate::directory_sync::sync_directory_at;
@@ -33,7 +33,7 @@ const TAILS_MAX: usize = 8;
 
 /// Results of the check that the open of fjall needs.
 #[derive(Debug)]
-pub(super) struct Checked {
+pub(super) struct CheckedStore {
     /// File of the high-water mark. `None` if the disk has no room for it.
     pub(super) marks: Option<MarkFile>,
     /// Sequence number of the last batch in the journals.
@@ -47,7 +47,7 @@ pub(super) struct Inspected {
     /// Journals, in order.
     pub(super) scanned: Vec<Scanned>,
     /// Unacknowledged tail and the number of its journal.
-    tail: Option<(u64, Gap)>,
+    tail: Option<(u64, JournalGap)>,
 }
 
 /// Checks a store, and cuts off an unacknowledged tail. `keyspaces` are the numbers of the keyspace
@@ -62,7 +62,7 @@ pub(super) fn before_open(
     database: &Path,
     keyspaces: &[u64],
     modes: Modes,
-) -> Result<Checked> {
+) -> Result<CheckedStore> {
     let Inspected {
         mark,
         scanned,
@@ -86,7 +86,7 @@ pub(super) fn before_open(
         },
         modes,
     )?;
-    Ok(Checked { marks, last_seqno })
+    Ok(CheckedStore { marks, last_seqno })
 }
 
 /// Checks a store without changing a file.
@@ -110,12 +110,12 @@ pub(super) fn look(store: &Path, database: &Path, keyspaces: &[u64]) -> Result<I
     let scanned =
         journals::scan(database, mark.as_ref()).map_err(|error| scan_error(database, error))?;
     let tail = match journals::judge(&scanned, mark.as_ref()) {
-        Verdict::Sound => None,
-        Verdict::Tail { id, gap } => Some((id, gap)),
-        wrong @ (Verdict::Damaged { .. }
-        | Verdict::Missing { .. }
-        | Verdict::Short { .. }
-        | Verdict::Renumbered { .. }) => {
+        JournalVerdict::Sound => None,
+        JournalVerdict::Tail { id, gap } => Some((id, gap)),
+        wrong @ (JournalVerdict::Damaged { .. }
+        | JournalVerdict::Missing { .. }
+        | JournalVerdict::Short { .. }
+        | JournalVerdict::Renumbered { .. }) => {
             return Err(corrupt(format!("{} {WAYS_OUT}", told(&wrong, database))));
         }
     };
@@ -131,32 +131,32 @@ pub(super) const WAYS_OUT: &str = "(`cenotaph doctor DIR` explains the damage, \
     `cenotaph salvage OLD NEW` copies what can be read)";
 
 /// Returns the message of a verdict.
-pub(super) fn told(verdict: &Verdict, database: &Path) -> String {
+pub(super) fn told(verdict: &JournalVerdict, database: &Path) -> String {
     let file = |id: u64| journals::path(database, id).display().to_string();
     match *verdict {
-        Verdict::Sound => "the journals are sound".to_owned(),
-        Verdict::Tail { id, gap } => format!(
+        JournalVerdict::Sound => "the journals are sound".to_owned(),
+        JournalVerdict::Tail { id, gap } => format!(
             "the journal ends with an unacknowledged batch: {}: file={} at={} bytes={}",
             gap.defect,
             file(id),
             gap.start,
             gap.end - gap.start
         ),
-        Verdict::Damaged { id, gap } => format!(
+        JournalVerdict::Damaged { id, gap } => format!(
             "the journal is damaged in acknowledged batches: {}: file={} at={} bytes={}",
             gap.defect,
             file(id),
             gap.start,
             gap.end - gap.start
         ),
-        Verdict::Missing { id } => format!("journal missing: file={}", file(id)),
-        Verdict::Short { id, found, claimed } => format!(
+        JournalVerdict::Missing { id } => format!("journal missing: file={}", file(id)),
+        JournalVerdict::Short { id, found, claimed } => format!(
             "the journal is older or shorter than it was: \
              file={} last_batch={} expected_batch={claimed}",
             file(id),
             found.map_or("none".to_owned(), |found| found.to_string())
         ),
-        Verdict::Renumbered {
+        JournalVerdict::Renumbered {
             id,
             found,
             low,
@@ -223,7 +223,7 @@ fn write_mark(path: &Path, mark: &Mark, modes: Modes) -> Result<Option<MarkFile>
 }
 
 /// Copies a tail aside and cuts it off its journal.
-fn cut_tail(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> Result<()> {
+fn cut_tail(store: &Path, database: &Path, id: u64, gap: JournalGap, modes: Modes) -> Result<()> {
     let path = journals::path(database, id);
     let kept = keep_tail(store, &path, id, gap, modes);
     let kept = match kept {
@@ -254,7 +254,13 @@ fn cut_tail(store: &Path, database: &Path, id: u64, gap: Gap, modes: Modes) -> R
 }
 
 /// Copies a tail to a new file in the directory of tails, and deletes the oldest tails there.
-fn keep_tail(store: &Path, journal: &Path, id: u64, gap: Gap, modes: Modes) -> io::Result<PathBuf> {
+fn keep_tail(
+    store: &Path,
+    journal: &Path,
+    id: u64,
+    gap: JournalGap,
+    modes: Modes,
+) -> io::Result<PathBuf> {
     let dir = store.join(TAILS);
     modes.create_dir_all(&dir)?;
     let mut kept: Vec<(u64, PathBuf)> = Vec::new();

@@ -58,7 +58,7 @@ struct LiveEntry {
 }
 
 /// Walk over a segment that is being collected.
-struct Walk {
+struct SegmentWalk {
     victim: SegmentId,
     depth: ScanDepth,
     scan: SegmentScan,
@@ -66,7 +66,7 @@ struct Walk {
 
 /// Outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum CollectorStep {
     /// Something was collected, and there may be more.
     More,
     /// There is nothing to collect now.
@@ -117,7 +117,7 @@ impl Collector {
             .collecting
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let mut run = Run::default();
+        let mut run = CollectorRun::default();
         loop {
             let before = tidier.committer.stats().batches;
             // The store is held for one step only, so that a close does not wait for longer.
@@ -141,7 +141,7 @@ impl Collector {
             })?;
             store.log.delete_retired();
             let is_urgent = is_urgent(&store.log);
-            if step == Step::Done {
+            if step == CollectorStep::Done {
                 let freed_bytes = store.log.lock().table.freed_bytes() - freed_before;
                 store.log.collected(CollectionStats {
                     ended: env.steady_now(),
@@ -196,9 +196,9 @@ fn is_urgent(log: &PayloadLog) -> bool {
 
 /// State of a run of the collector.
 #[derive(Default)]
-struct Run {
+struct CollectorRun {
     /// Walk over the current victim.
-    walk: Option<Walk>,
+    walk: Option<SegmentWalk>,
     /// Writer of moved values.
     writer: Option<LogWriter>,
     copied_bytes: u64,
@@ -216,25 +216,25 @@ struct Collection<'a> {
 
 impl Collection<'_> {
     /// Collects up to [`STEP_BYTES`].
-    fn step(&self, run: &mut Run) -> Result<Step> {
+    fn step(&self, run: &mut CollectorRun) -> Result<CollectorStep> {
         let dead_head = self.log.lock().table.dead_head(DEAD_HEAD_BYTES_MIN);
         if let Some(kind) = dead_head {
             // The next batch removes the segment, because none of its entries is in use.
             self.log.lock().table.seal(kind);
             self.tidier.commit(reclaim::noop_batch())?;
-            return Ok(Step::More);
+            return Ok(CollectorStep::More);
         }
         let current = match run.walk.take() {
             Some(current) => current,
             None => match self.select()? {
                 Some(selected) => selected,
-                None => return Ok(Step::Done),
+                None => return Ok(CollectorStep::Done),
             },
         };
         // The copies need space until the victim is deleted. A dead segment needs none.
         let buffered = self.store.database.write_buffer_size();
         if self.tidier.space.room(2 * STEP_BYTES, buffered).is_err() {
-            return Ok(Step::Done);
+            return Ok(CollectorStep::Done);
         }
         let current = run.walk.insert(current);
         let live = self.live_entries(current)?;
@@ -246,7 +246,7 @@ impl Collection<'_> {
             self.move_entries(writer, live)?;
             run.copied_bytes += bytes;
             self.log.copied(bytes);
-            return Ok(Step::More);
+            return Ok(CollectorStep::More);
         }
         let ended = run.walk.take();
         // The batches of others may have removed the last entries meanwhile.
@@ -254,11 +254,11 @@ impl Collection<'_> {
         if let Some(ended) = ended {
             run.walk = self.continue_behind(&ended)?;
         }
-        Ok(Step::More)
+        Ok(CollectorStep::More)
     }
 
     /// Selects a segment to collect, and seals it.
-    fn select(&self) -> Result<Option<Walk>> {
+    fn select(&self) -> Result<Option<SegmentWalk>> {
         let mut state = self.log.lock();
         let Some(victim) = state.table.victim() else {
             return Ok(None);
@@ -269,14 +269,14 @@ impl Collection<'_> {
     }
 
     /// Starts a walk. Returns `None` if the segment is missing or removed.
-    fn walk(&self, victim: SegmentId, depth: ScanDepth) -> Result<Option<Walk>> {
+    fn walk(&self, victim: SegmentId, depth: ScanDepth) -> Result<Option<SegmentWalk>> {
         let record = self.log.lock().table.record(victim);
         let Some(record) = record else {
             return Ok(None);
         };
         let path = self.log.path(victim);
         match SegmentScan::open(&path, record.end, depth) {
-            Ok(scan) => Ok(Some(Walk {
+            Ok(scan) => Ok(Some(SegmentWalk {
                 victim,
                 depth,
                 scan,
@@ -291,7 +291,7 @@ impl Collection<'_> {
 
     /// Returns the next walk over a segment whose walk has ended, or `None` if the segment is
     /// removed or the rest of its entries can't be moved.
-    fn continue_behind(&self, ended: &Walk) -> Result<Option<Walk>> {
+    fn continue_behind(&self, ended: &SegmentWalk) -> Result<Option<SegmentWalk>> {
         let record = self.log.lock().table.record(ended.victim);
         let Some(record) = record else {
             return Ok(None);
@@ -312,7 +312,7 @@ impl Collection<'_> {
     }
 
     /// Reads the next entries that are in use, up to [`STEP_BYTES`].
-    fn live_entries(&self, walk: &mut Walk) -> Result<Vec<LiveEntry>> {
+    fn live_entries(&self, walk: &mut SegmentWalk) -> Result<Vec<LiveEntry>> {
         let failed = |error| unavailable("collect", &self.log.path(walk.victim), error);
         let state = self.store.published.latest();
         let mut live = Vec::new();

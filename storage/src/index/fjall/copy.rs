@@ -14,7 +14,7 @@ use super::check::HIGH_WATER;
 use super::creation::{self, FJALL_META_KEYSPACE, LOCK, corrupt};
 use super::database::SEGMENTS;
 use super::journal::Journal;
-use super::journals::{self, Scanned, Verdict};
+use super::journals::{self, JournalVerdict, Scanned};
 use super::manifest::{self, Depth, Flaw};
 use super::mark::{self, Reading};
 use super::record;
@@ -179,11 +179,11 @@ fn repair_journals(dir: &Path) -> io::Result<bool> {
     };
     let scanned = journals::scan(&database, mark.as_ref())?;
     let is_whole = match journals::judge(&scanned, mark.as_ref()) {
-        Verdict::Sound | Verdict::Tail { .. } => mark_is_sound,
-        Verdict::Damaged { .. }
-        | Verdict::Missing { .. }
-        | Verdict::Short { .. }
-        | Verdict::Renumbered { .. } => false,
+        JournalVerdict::Sound | JournalVerdict::Tail { .. } => mark_is_sound,
+        JournalVerdict::Damaged { .. }
+        | JournalVerdict::Missing { .. }
+        | JournalVerdict::Short { .. }
+        | JournalVerdict::Renumbered { .. } => false,
     };
     for scanned in scanned
         .iter()

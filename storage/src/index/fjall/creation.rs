@@ -23,7 +23,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::check::{self, Checked};
+use super::check::{self, CheckedStore};
 use super::record::{Keyspaces, RECORD, Record, check_tables, read_record, write_record};
 use super::reserve::RESERVE;
 use crate::directory_sync::sync_directory_at;
@@ -152,14 +152,14 @@ pub(super) fn is_held_here(dir: &Path) -> bool {
 
 /// Store that has passed the check.
 #[derive(Debug)]
-pub(super) struct Existing {
+pub(super) struct ExistingStore {
     pub(super) database: PathBuf,
     /// Directory of the payload log, which may be absent.
     pub(super) payloads: PathBuf,
     /// Id of the payload log, or `None` for a store of an earlier build.
     pub(super) log_id: Option<u128>,
     pub(super) keyspaces: Keyspaces,
-    pub(super) checked: Checked,
+    pub(super) checked: CheckedStore,
 }
 
 /// Creates the store if it does not exist, checks it, and returns the path of its database.
@@ -184,7 +184,7 @@ pub(super) fn create_or_check(
     modes: Modes,
     log_id: u128,
     build: impl FnOnce(&Path) -> Result<Keyspaces>,
-) -> Result<Existing> {
+) -> Result<ExistingStore> {
     let store = store(dir);
     let creating = dir.join(CREATING);
     if exists(&creating)? {
@@ -212,7 +212,7 @@ pub(super) fn create_or_check(
     }
     let (database, record) = recorded(dir)?;
     let checked = check::before_open(&store, &database, &record.directories(), modes)?;
-    Ok(Existing {
+    Ok(ExistingStore {
         database,
         payloads: store.join(PAYLOADS),
         log_id: record.log_id()?,

@@ -1,4 +1,4 @@
-//! The fjall database: its keyspaces ([`Tables`]), their tuning, its creation and its open.
+//! The fjall database: its keyspaces ([`TableKeyspaces`]), their tuning, its creation and its open.
 //!
 //! The figures behind the tuning were measured with the pinned version of fjall. `creation.rs`
 //! manages the directory around the database.
@@ -20,7 +20,7 @@ const PAYLOAD_FILE_BYTES: u64 = 32 * MIB;
 const PAYLOAD_MEMTABLE_BYTES: u64 = 16 * MIB;
 
 /// Keyspaces of all tables.
-pub(super) struct Tables {
+pub(super) struct TableKeyspaces {
     rows: Keyspace,
     payloads: Keyspace,
     changes: Keyspace,
@@ -34,7 +34,7 @@ pub(super) struct Tables {
 /// Name of the keyspace with the records of the payload log.
 pub(super) const SEGMENTS: &str = "segments";
 
-impl Tables {
+impl TableKeyspaces {
     fn open(
         mut keyspace: impl FnMut(Table) -> Result<Keyspace>,
         segments: impl FnOnce() -> Result<Keyspace>,
@@ -94,7 +94,7 @@ impl Tables {
 /// Creates a database with every keyspace, and closes it. Returns the number of each keyspace.
 pub(super) fn build(path: &Path, options: &FjallOptions) -> Result<Keyspaces> {
     let database = open_database(path, options, options.worker_threads)?;
-    let tables = Tables::open(
+    let tables = TableKeyspaces::open(
         |table| keyspace(&database, table),
         || segments_keyspace(&database),
     );
@@ -109,7 +109,7 @@ pub(super) fn open(
     options: &FjallOptions,
     workers: usize,
     expected: &Keyspaces,
-) -> Result<(Tables, Database)> {
+) -> Result<(TableKeyspaces, Database)> {
     let database = open_database(path, options, workers)?;
     let opened = |table: Table| {
         // `Database::keyspace` would create a lost keyspace as an empty one.
@@ -138,7 +138,7 @@ pub(super) fn open(
             Some(_) | None => Ok(segments),
         }
     };
-    let tables = Tables::open(opened, segments)?;
+    let tables = TableKeyspaces::open(opened, segments)?;
     Ok((tables, database))
 }
 

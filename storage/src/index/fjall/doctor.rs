@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::check::{self, HIGH_WATER, TAILS};
 use super::creation::{self, FJALL_META_KEYSPACE, unavailable};
-use super::journals::{self, Scanned, Verdict};
+use super::journals::{self, JournalVerdict, Scanned};
 use super::manifest::{self, Depth};
 use super::mark::{self, Mark, Reading};
 use crate::types::{Error, ErrorKind, Result};
@@ -165,8 +165,8 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
     diagnosis.files += scanned.len() as u64;
     let verdict = journals::judge(&scanned, mark.as_ref());
     match &verdict {
-        Verdict::Sound => {}
-        Verdict::Tail { .. } => {
+        JournalVerdict::Sound => {}
+        JournalVerdict::Tail { .. } => {
             // Not a problem: the next open repairs the tail without loss.
             let way = "the next open moves these bytes to `store/tails`: \
                        no acknowledged batch is lost";
@@ -174,10 +174,10 @@ fn journals(store: &Path, database: &Path, diagnosis: &mut Diagnosis) -> Result<
                 .notes
                 .push(format!("{}; {way}", check::told(&verdict, database)));
         }
-        Verdict::Damaged { .. }
-        | Verdict::Missing { .. }
-        | Verdict::Short { .. }
-        | Verdict::Renumbered { .. } => {
+        JournalVerdict::Damaged { .. }
+        | JournalVerdict::Missing { .. }
+        | JournalVerdict::Short { .. }
+        | JournalVerdict::Renumbered { .. } => {
             diagnosis
                 .problems
                 .push(journal_problem(&verdict, &scanned, database));
@@ -255,29 +255,33 @@ fn journal_summary(database: &Path, scanned: &Scanned) -> JournalSeen {
 }
 
 /// Returns the problem of a verdict on the journals, with its repairs.
-fn journal_problem(verdict: &Verdict, scanned: &[Scanned], database: &Path) -> Problem {
+fn journal_problem(verdict: &JournalVerdict, scanned: &[Scanned], database: &Path) -> Problem {
     let (id, at) = match *verdict {
-        Verdict::Damaged { id, gap } | Verdict::Tail { id, gap } => (id, Some(gap.start)),
-        Verdict::Missing { id } | Verdict::Short { id, .. } | Verdict::Renumbered { id, .. } => {
-            (id, None)
+        JournalVerdict::Damaged { id, gap } | JournalVerdict::Tail { id, gap } => {
+            (id, Some(gap.start))
         }
-        Verdict::Sound => (0, None),
+        JournalVerdict::Missing { id }
+        | JournalVerdict::Short { id, .. }
+        | JournalVerdict::Renumbered { id, .. } => (id, None),
+        JournalVerdict::Sound => (0, None),
     };
     // The repair that cuts the journal also loses the intact batches behind the damage.
     let behind = batches_behind(scanned, id, at.unwrap_or_default());
     let mut ways_out = vec![WayOut::restore()];
     let lost = match *verdict {
-        Verdict::Damaged { gap, .. } => {
+        JournalVerdict::Damaged { gap, .. } => {
             format!("the batches in {} damaged bytes", gap.end - gap.start)
         }
-        Verdict::Missing { .. } => "the batches that only the missing journal holds".to_owned(),
-        Verdict::Short { found, claimed, .. } => {
+        JournalVerdict::Missing { .. } => {
+            "the batches that only the missing journal holds".to_owned()
+        }
+        JournalVerdict::Short { found, claimed, .. } => {
             format!(
                 "the batches above number {} up to at least {claimed}",
                 found.unwrap_or_default()
             )
         }
-        Verdict::Renumbered { .. } | Verdict::Tail { .. } | Verdict::Sound => {
+        JournalVerdict::Renumbered { .. } | JournalVerdict::Tail { .. } | JournalVerdict::Sound => {
             "no batch that can be read".to_owned()
         }
     };

@@ -33,10 +33,10 @@ const GAPS_MAX: usize = 256;
 const NOTED_MAX: usize = 16 * 1024;
 
 /// Gaps of all tables of an index.
-pub(super) struct Gaps(Mutex<Known>);
+pub(super) struct Gaps(Mutex<KnownGaps>);
 
 #[derive(Default)]
-struct Known {
+struct KnownGaps {
     /// Gaps by table and first key.
     gaps: BTreeMap<Table, BTreeMap<Bytes, Gap>>,
     /// Recent puts in order: commit, table and key.
@@ -58,7 +58,7 @@ struct Gap {
 
 /// Empty key range that a scan has found.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(super) struct FoundGap {
     /// First key of the range.
     pub(super) from: Bytes,
     /// First key after the range. `None` if the range has no end.
@@ -81,7 +81,7 @@ impl Gaps {
         Self(Mutex::default())
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, KnownGaps> {
         // A poisoned lock is safe: no code under the lock panics between two related changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -123,7 +123,7 @@ impl Gaps {
     }
 
     /// Remembers the empty ranges that a scan of the state after this commit has found.
-    pub(super) fn remember(&self, table: Table, found: Vec<Found>, commit: u64) {
+    pub(super) fn remember(&self, table: Table, found: Vec<FoundGap>, commit: u64) {
         let mut known = self.known();
         // Puts after the scan's state may be missing in `noted`: the ranges may not be empty now.
         if commit < known.forgotten || !is_followed(table) {
@@ -139,7 +139,7 @@ impl Gaps {
             .map(|(_, _, key)| key.clone())
             .collect();
         let gaps = known.gaps.entry(table).or_default();
-        for Found { from, to, took } in found {
+        for FoundGap { from, to, took } in found {
             insert(
                 gaps,
                 from,

@@ -29,7 +29,7 @@ mod source;
 pub(crate) use batch::Defect;
 use batch::{BatchHead, read_batch};
 pub(super) use batch::{START_BYTES, start};
-use source::Source;
+use source::JournalWindow;
 
 /// First byte of a batch.
 const TAG_START: u8 = 1;
@@ -53,7 +53,7 @@ const SEARCH_FREE: u64 = 64;
 
 /// A sequence of intact batches without other bytes between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Run {
+pub(crate) struct BatchRun {
     /// Offset of the first batch.
     pub(crate) start: u64,
     /// End of the last batch.
@@ -68,7 +68,7 @@ pub(crate) struct Run {
 
 /// A range of bytes that are neither intact batches nor the zeros at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Gap {
+pub(crate) struct JournalGap {
     /// Offset of the first byte.
     pub(crate) start: u64,
     /// End of the range: the start of the next run, or the end of the last nonzero byte.
@@ -83,9 +83,9 @@ pub(crate) struct Journal {
     /// Length of the file in bytes, including the zeros at its end.
     pub(crate) bytes: u64,
     /// Intact batches, in file order.
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Vec<BatchRun>,
     /// Damaged ranges, in file order.
-    pub(crate) gaps: Vec<Gap>,
+    pub(crate) gaps: Vec<JournalGap>,
     /// First sequence number that is at least [`Mode::witness`].
     pub(crate) witness: Option<u64>,
     /// True if the search in the last gap exceeded its budget: the gap may contain intact batches.
@@ -104,8 +104,8 @@ impl Journal {
     }
 
     /// Returns the gap at the end, if a torn write can be its cause: no intact batch follows it.
-    pub(crate) fn damaged_tail(&self) -> Option<Gap> {
-        let torn = |gap: &Gap| !self.undecided && !matches!(gap.defect, Defect::Seqno(_));
+    pub(crate) fn damaged_tail(&self) -> Option<JournalGap> {
+        let torn = |gap: &JournalGap| !self.undecided && !matches!(gap.defect, Defect::Seqno(_));
         let gap = self.gaps.last().copied().filter(torn)?;
         self.runs
             .last()
@@ -114,7 +114,7 @@ impl Journal {
     }
 
     /// Returns the first gap that an intact batch follows or may follow.
-    pub(crate) fn damaged_middle(&self) -> Option<Gap> {
+    pub(crate) fn damaged_middle(&self) -> Option<JournalGap> {
         let tail = usize::from(self.damaged_tail().is_some());
         self.gaps[..self.gaps.len() - tail].first().copied()
     }
@@ -134,7 +134,7 @@ pub(crate) struct Mode {
 /// # Errors
 /// Errors of the file system. Damage is not an error.
 pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
-    let mut source = Source::new(File::open(path)?)?;
+    let mut source = JournalWindow::new(File::open(path)?)?;
     let mut journal = Journal {
         bytes: source.len(),
         ..Journal::default()
@@ -171,14 +171,14 @@ pub(crate) fn scan(path: &Path, mode: Mode) -> io::Result<Journal> {
         // A torn batch is followed by nothing. An intact batch behind the gap means that
         // acknowledged batches are damaged.
         let found = match search(&mut source, at + 1, used, &bounds(last), &mut budget)? {
-            Search::Found(next) if journal.runs.len() < RUNS_MAX => Some(next),
-            Search::Found(_) | Search::GivenUp => {
+            SearchOutcome::Found(next) if journal.runs.len() < RUNS_MAX => Some(next),
+            SearchOutcome::Found(_) | SearchOutcome::GivenUp => {
                 journal.undecided = true;
                 None
             }
-            Search::Nothing => None,
+            SearchOutcome::Nothing => None,
         };
-        journal.gaps.push(Gap {
+        journal.gaps.push(JournalGap {
             start: at,
             end: found.unwrap_or(used),
             defect,
@@ -214,7 +214,7 @@ fn bounds(last: Option<u64>) -> RangeInclusive<u64> {
 }
 
 /// Adds a batch to the last run if it follows directly, or begins a new run.
-fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
+fn extend(runs: &mut Vec<BatchRun>, at: u64, head: BatchHead) {
     match runs.last_mut() {
         Some(run) if run.end == at => {
             run.end = head.end;
@@ -222,7 +222,7 @@ fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
             run.last_seqno = head.seqno;
         }
         Some(_) | None => {
-            runs.push(Run {
+            runs.push(BatchRun {
                 start: at,
                 end: head.end,
                 batches: 1,
@@ -235,10 +235,10 @@ fn extend(runs: &mut Vec<Run>, at: u64, head: BatchHead) {
 
 /// Adds a whole batch with a wrong sequence number to the gaps. [`Journal::damaged_tail`] never
 /// returns this gap: a torn write does not produce a whole batch with a wrong number.
-fn add_misnumbered(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
+fn add_misnumbered(gaps: &mut Vec<JournalGap>, at: u64, head: BatchHead) {
     match gaps.last_mut() {
         Some(gap) if gap.end == at && matches!(gap.defect, Defect::Seqno(_)) => gap.end = head.end,
-        Some(_) | None => gaps.push(Gap {
+        Some(_) | None => gaps.push(JournalGap {
             start: at,
             end: head.end,
             defect: Defect::Seqno(head.seqno),
@@ -247,7 +247,7 @@ fn add_misnumbered(gaps: &mut Vec<Gap>, at: u64, head: BatchHead) {
 }
 
 /// Outcome of a [`search`].
-enum Search {
+enum SearchOutcome {
     /// Offset of the intact batch.
     Found(u64),
     /// No intact batch.
@@ -258,27 +258,27 @@ enum Search {
 
 /// Searches for the first intact batch in `from..end`, starting at every byte.
 fn search(
-    source: &mut Source,
+    source: &mut JournalWindow,
     from: u64,
     end: u64,
     seqnos: &RangeInclusive<u64>,
     budget: &mut u64,
-) -> io::Result<Search> {
+) -> io::Result<SearchOutcome> {
     let mut at = from;
     while let Some(candidate) = source.find(TAG_START, at, end)? {
         let before = source.bytes_read();
         if read_batch(source, candidate, Some(seqnos))?.is_ok() {
-            return Ok(Search::Found(candidate));
+            return Ok(SearchOutcome::Found(candidate));
         }
         // Each `01` byte may be a false start of a batch of any length. The budget keeps the scan
         // linear.
         match budget.checked_sub((source.bytes_read() - before).saturating_sub(SEARCH_FREE)) {
             Some(left) => *budget = left,
-            None => return Ok(Search::GivenUp),
+            None => return Ok(SearchOutcome::GivenUp),
         }
         at = candidate + 1;
     }
-    Ok(Search::Nothing)
+    Ok(SearchOutcome::Nothing)
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::journal::{self, Gap, Journal, Mode};
+use super::journal::{self, Journal, JournalGap, Mode};
 use super::mark::Mark;
 
 const EXTENSION: &str = "jnl";
@@ -39,13 +39,13 @@ pub(crate) struct Scanned {
 
 /// Result of the check of all journals.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum JournalVerdict {
     /// All acknowledged batches are present and intact.
     Sound,
     /// Only a batch that was never acknowledged is torn or damaged. The gap may be cut off.
-    Tail { id: u64, gap: Gap },
+    Tail { id: u64, gap: JournalGap },
     /// Acknowledged batches are, or may be, damaged.
-    Damaged { id: u64, gap: Gap },
+    Damaged { id: u64, gap: JournalGap },
     /// A journal is missing.
     Missing { id: u64 },
     /// An acknowledged batch is missing. `found` is the last sequence number found, `claimed` the
@@ -127,11 +127,11 @@ pub(crate) fn scan(database: &Path, mark: Option<&Mark>) -> io::Result<Vec<Scann
 }
 
 /// Returns the verdict on all journals, by the table in the module documentation.
-pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
+pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> JournalVerdict {
     // fjall removes only the oldest journals: their numbers are contiguous.
     for pair in scanned.windows(2) {
         if pair[0].id + 1 != pair[1].id {
-            return Verdict::Missing { id: pair[0].id + 1 };
+            return JournalVerdict::Missing { id: pair[0].id + 1 };
         }
     }
     let mut gaps = scanned
@@ -148,7 +148,7 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
         let own = scanned.iter().find(|scanned| scanned.id == id);
         let in_the_middle = own.is_none_or(|own| own.journal.damaged_middle().is_some());
         if behind || in_the_middle || gaps.next().is_some() {
-            return Verdict::Damaged { id, gap };
+            return JournalVerdict::Damaged { id, gap };
         }
     }
     if let Some(mark) = mark.filter(|mark| mark.claims())
@@ -156,21 +156,24 @@ pub(crate) fn judge(scanned: &[Scanned], mark: Option<&Mark>) -> Verdict {
     {
         return match (verdict, gap) {
             // The damaged batch is the batch that the mark claims, hence an acknowledged batch.
-            (Verdict::Short { .. }, Some((id, gap))) => Verdict::Damaged { id, gap },
+            (JournalVerdict::Short { .. }, Some((id, gap))) => JournalVerdict::Damaged { id, gap },
             (verdict, _) => verdict,
         };
     }
-    gap.map_or(Verdict::Sound, |(id, gap)| Verdict::Tail { id, gap })
+    gap.map_or(JournalVerdict::Sound, |(id, gap)| JournalVerdict::Tail {
+        id,
+        gap,
+    })
 }
 
 /// Returns the first contradiction between the journals and the mark.
-fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
+fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<JournalVerdict> {
     let claimed = mark.newest()?;
     let Some(newest) = scanned.last() else {
-        return Some(Verdict::Missing { id: claimed });
+        return Some(JournalVerdict::Missing { id: claimed });
     };
     if newest.id < claimed {
-        return Some(Verdict::Missing { id: claimed });
+        return Some(JournalVerdict::Missing { id: claimed });
     }
     for &(id, first) in &mark.journals {
         let Some(listed) = scanned.iter().find(|scanned| scanned.id == id) else {
@@ -179,7 +182,7 @@ fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
         match listed.journal.first_seqno() {
             Some(found) if found == first => {}
             Some(found) => {
-                return Some(Verdict::Renumbered {
+                return Some(JournalVerdict::Renumbered {
                     id,
                     found,
                     low: first,
@@ -187,7 +190,7 @@ fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
                 });
             }
             None => {
-                return Some(Verdict::Short {
+                return Some(JournalVerdict::Short {
                     id,
                     found: None,
                     claimed: first,
@@ -206,14 +209,16 @@ fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
             .iter()
             .find_map(|scanned| Some((scanned.id, scanned.journal.witness?)));
         return match witness {
-            Some((id, found)) if id == claimed && found >= mark.high => Some(Verdict::Renumbered {
-                id,
-                found,
-                low: mark.low,
-                high: mark.high,
-            }),
+            Some((id, found)) if id == claimed && found >= mark.high => {
+                Some(JournalVerdict::Renumbered {
+                    id,
+                    found,
+                    low: mark.low,
+                    high: mark.high,
+                })
+            }
             Some((id, _)) if id == claimed => oldest_missing(mark, oldest, last),
-            Some(_) | None => Some(Verdict::Short {
+            Some(_) | None => Some(JournalVerdict::Short {
                 id: claimed,
                 found: last,
                 claimed: mark.low,
@@ -227,9 +232,9 @@ fn contradiction(scanned: &[Scanned], mark: &Mark) -> Option<Verdict> {
 
 /// Checks that the oldest journal is present. After an orderly close all journals are present,
 /// unless a build without marks has used the store since.
-fn oldest_missing(mark: &Mark, oldest: u64, last: Option<u64>) -> Option<Verdict> {
+fn oldest_missing(mark: &Mark, oldest: u64, last: Option<u64>) -> Option<JournalVerdict> {
     let untouched = mark.closed && last.is_none_or(|last| last < mark.high);
-    (untouched && oldest > mark.oldest).then_some(Verdict::Missing { id: mark.oldest })
+    (untouched && oldest > mark.oldest).then_some(JournalVerdict::Missing { id: mark.oldest })
 }
 
 #[cfg(test)]

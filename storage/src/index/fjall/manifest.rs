@@ -39,7 +39,7 @@ pub(crate) struct Flaw {
 
 /// Result of the check of a keyspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Checked {
+pub(crate) struct CheckedKeyspace {
     /// Damage that was found.
     pub(crate) flaws: Vec<Flaw>,
     /// Number of files that the manifest names and that exist.
@@ -89,17 +89,17 @@ impl FileKind {
 ///
 /// # Errors
 /// Errors of the file system, but for absence.
-pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<Checked> {
+pub(crate) fn flaws(keyspace: &Path, depth: Depth) -> io::Result<CheckedKeyspace> {
     let named = match manifest(keyspace)? {
         Ok(named) => named,
         Err(flaw) => {
-            return Ok(Checked {
+            return Ok(CheckedKeyspace {
                 flaws: vec![flaw],
-                ..Checked::default()
+                ..CheckedKeyspace::default()
             });
         }
     };
-    let mut checked = Checked::default();
+    let mut checked = CheckedKeyspace::default();
     for file in named {
         let what = check_present(&file.path, |path| {
             checked.files += 1;

@@ -94,23 +94,23 @@ impl Mark {
         slot
     }
 
-    fn decode(slot: &[u8]) -> Slot {
+    fn decode(slot: &[u8]) -> MarkSlot {
         let number = |at: usize| {
             slot.get(at..at + 8)
                 .and_then(|bytes| bytes.try_into().ok())
                 .map(u64::from_le_bytes)
         };
         if slot.iter().all(|&byte| byte == 0) {
-            return Slot::Unused;
+            return MarkSlot::Unused;
         }
         let sound = slot.len() == SLOT_BYTES
             && slot[..4] == MAGIC
             && number(SUM_AT) == Some(xxh3_64(&slot[..SUM_AT]));
         if !sound {
-            return Slot::Damaged;
+            return MarkSlot::Damaged;
         }
         if slot[4] != FORMAT {
-            return Slot::Unknown(slot[4]);
+            return MarkSlot::Unknown(slot[4]);
         }
         let mark = || {
             let entries = (0..usize::from(slot[6])).map(|place| LIST_AT + ENTRY_BYTES * place);
@@ -128,12 +128,12 @@ impl Mark {
         };
         mark()
             .filter(|mark| mark.journals.len() <= JOURNALS_MAX)
-            .map_or(Slot::Damaged, Slot::Sound)
+            .map_or(MarkSlot::Damaged, MarkSlot::Sound)
     }
 }
 
 /// Contents of a slot.
-enum Slot {
+enum MarkSlot {
     Sound(Mark),
     /// All bytes are zero.
     Unused,
@@ -175,11 +175,11 @@ fn parse(bytes: &[u8]) -> Reading {
     for at in SLOT_OFFSETS {
         // A slot behind the end of a short file counts as damaged, not as unused.
         match Mark::decode(bytes.get(at..at + SLOT_BYTES).unwrap_or(&[1])) {
-            Slot::Sound(mark) => marks.push(mark),
-            Slot::Unused => {}
-            Slot::Damaged => damaged = true,
+            MarkSlot::Sound(mark) => marks.push(mark),
+            MarkSlot::Unused => {}
+            MarkSlot::Damaged => damaged = true,
             // Never fall back to the older slot: the unknown slot may be newer.
-            Slot::Unknown(format) => return Reading::Unknown(format),
+            MarkSlot::Unknown(format) => return Reading::Unknown(format),
         }
     }
     match marks.into_iter().max_by_key(|mark| mark.generation) {
@@ -275,7 +275,7 @@ impl MarkFile {
 
 #[cfg(test)]
 mod tests {
-    use super::super::journal::{Journal, Run};
+    use super::super::journal::{BatchRun, Journal};
     use super::super::journals::{Scanned, judge};
     use super::*;
     use cenotaph_fuzz::Target;
@@ -373,12 +373,12 @@ mod tests {
     fn check_slot(slot: &[u8], scanned: &[Scanned]) -> bool {
         let file = [slot, &vec![0; FILE_BYTES.saturating_sub(slot.len())]].concat();
         let reading = parse(&file);
-        let Slot::Sound(mark) = Mark::decode(slot) else {
+        let MarkSlot::Sound(mark) = Mark::decode(slot) else {
             assert!(!matches!(reading, Reading::Sound { .. }) || slot.len() != SLOT_BYTES);
             return false;
         };
         assert!(matches!(&reading, Reading::Sound { mark: read, .. } if *read == mark));
-        assert!(matches!(Mark::decode(&mark.encode()), Slot::Sound(again) if again == mark));
+        assert!(matches!(Mark::decode(&mark.encode()), MarkSlot::Sound(again) if again == mark));
         for scanned in [&[], scanned] {
             let _ = judge(scanned, Some(&mark));
         }
@@ -392,7 +392,7 @@ mod tests {
             let sum = xxh3_64(&slot[..SUM_AT]);
             slot[SUM_AT..].copy_from_slice(&sum.to_le_bytes());
         };
-        let run = |first_seqno| Run {
+        let run = |first_seqno| BatchRun {
             start: 0,
             end: 100,
             batches: 1,

@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The writer of the high-water mark.
 #[derive(Debug)]
-pub(super) struct Marker {
+pub(super) struct MarkWriter {
     database: PathBuf,
     state: Mutex<State>,
 }
@@ -44,7 +44,7 @@ struct State {
     firsts: BTreeMap<u64, u64>,
 }
 
-impl Marker {
+impl MarkWriter {
     /// Creates the writer. `last` is the sequence number of the last durable batch in the journals.
     pub(super) fn new(database: &Path, file: MarkFile, last: Option<u64>) -> Self {
         let state = State {
@@ -195,7 +195,7 @@ fn first_seqno(path: &Path) -> io::Result<Option<u64>> {
 
 /// Writes the last mark when it is dropped: after the database, before the lock.
 #[derive(Debug)]
-pub(super) struct LastMark(pub(super) Option<std::sync::Arc<Marker>>);
+pub(super) struct LastMark(pub(super) Option<std::sync::Arc<MarkWriter>>);
 
 impl Drop for LastMark {
     fn drop(&mut self) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use fjall::{Keyspace, OwnedWriteBatch};
 
 use super::Store;
-use super::database::Tables;
+use super::database::TableKeyspaces;
 use super::failure::failed;
 use super::published::State;
 use crate::env::Env;
@@ -27,7 +27,7 @@ use crate::types::Result;
 /// # Errors
 /// Errors of fjall and of the file system, [`Corrupt`](crate::ErrorKind::Corrupt) and
 /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat) for records.
-pub(super) fn open_log(tables: &Tables, opening: Opening) -> Result<Arc<PayloadLog>> {
+pub(super) fn open_log(tables: &TableKeyspaces, opening: Opening) -> Result<Arc<PayloadLog>> {
     let mut log = LogRecord::default();
     let mut records = BTreeMap::new();
     for entry in tables.segments().iter() {

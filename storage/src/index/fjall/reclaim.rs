@@ -18,7 +18,7 @@ use std::time::Duration;
 use fjall::{AbstractTree, AnyTree, PersistMode};
 
 use super::Store;
-use super::database::Tables;
+use super::database::TableKeyspaces;
 use super::failure::failed;
 use super::space::Space;
 use crate::index::{Batch, Table};
@@ -99,7 +99,7 @@ pub(super) fn reclaim(
 ///
 /// # Errors
 /// Errors of a read.
-pub(super) fn unflushed(tables: &Tables) -> Result<u64> {
+pub(super) fn unflushed(tables: &TableKeyspaces) -> Result<u64> {
     let mut sum = 0_u64;
     for table in Table::ALL {
         let memtable = tables.of(table).tree.active_memtable();
@@ -231,7 +231,7 @@ fn fits(store: &Store, space: &Space, table: Table) -> Result<bool> {
 /// Returns the size of all keys and values of a table, in bytes. Stops at the first size above
 /// `most`. Returns `None` if there are too many values to count. Reads no value that is stored
 /// apart from its key.
-fn live_bytes(tables: &Tables, table: Table, most: u64) -> Result<Option<u64>> {
+fn live_bytes(tables: &TableKeyspaces, table: Table, most: u64) -> Result<Option<u64>> {
     let mut bytes = 0_u64;
     for (scanned, entry) in tables.of(table).iter().enumerate() {
         if scanned == SCANNED_MAX {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::published::State;
-use super::store::{Resident, Slot};
+use super::store::{Resident, StoreSlot};
 use super::walk::Walker;
 use crate::env::Env;
 use crate::index::{Page, Range, Snapshot, Table};
@@ -16,7 +16,7 @@ use crate::types::Result;
 /// [`ErrorKind::Closed`].
 pub(super) struct FjallSnapshot {
     pub(super) env: Env,
-    pub(super) slot: Slot,
+    pub(super) slot: StoreSlot,
     pub(super) state: Arc<State>,
 }
 

@@ -46,17 +46,17 @@ const NEW_BYTES_MIN: u64 = MIB;
 
 /// Sizes of a file system, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Disk {
+pub(super) struct DiskSizes {
     pub(super) total: u64,
     pub(super) free: u64,
 }
 
 /// Returns the sizes of the file system of this path, or `None` if the call fails.
 #[cfg(unix)]
-pub(super) fn disk(path: &Path) -> Option<Disk> {
+pub(super) fn disk(path: &Path) -> Option<DiskSizes> {
     let found = rustix::fs::statvfs(path).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-    Some(Disk {
+    Some(DiskSizes {
         total: bytes(found.f_blocks),
         free: bytes(found.f_bavail),
     })
@@ -64,7 +64,7 @@ pub(super) fn disk(path: &Path) -> Option<Disk> {
 
 /// Returns `None`: the sizes of the file system are unknown.
 #[cfg(not(unix))]
-pub(super) fn disk(_: &Path) -> Option<Disk> {
+pub(super) fn disk(_: &Path) -> Option<DiskSizes> {
     None
 }
 
@@ -76,7 +76,7 @@ pub(super) fn share(limit: u64, total: u64) -> u64 {
 /// Bytes that must be free in addition to the bytes of a batch. The terms are in the module
 /// documentation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Demand {
+pub(super) struct SpaceDemand {
     pub(super) queued: u64,
     pub(super) buffered: u64,
     pub(super) compacting: u64,
@@ -84,7 +84,7 @@ pub(super) struct Demand {
     pub(super) missing: u64,
 }
 
-impl Demand {
+impl SpaceDemand {
     /// Returns the free bytes required to accept a batch that stores `bytes`.
     pub(super) fn needed(&self, bytes: u64) -> u64 {
         let twice = bytes.saturating_add(self.queued).saturating_mul(2);
@@ -388,9 +388,9 @@ impl Space {
         self.reserve.held()
     }
 
-    fn demand(&self, buffered: u64) -> Demand {
+    fn demand(&self, buffered: u64) -> SpaceDemand {
         let share = self.share();
-        Demand {
+        SpaceDemand {
             queued: self.queued.load(Ordering::Relaxed),
             buffered,
             compacting: self.compacting.load(Ordering::Relaxed),
@@ -419,7 +419,7 @@ impl Space {
     /// Measures the free bytes. If the measurement fails, the free space counts as unlimited,
     /// and only fjall detects a full disk.
     fn measure(&self) -> u64 {
-        let disk = disk(&self.dir).unwrap_or(Disk {
+        let disk = disk(&self.dir).unwrap_or(DiskSizes {
             total: 0,
             free: u64::MAX,
         });

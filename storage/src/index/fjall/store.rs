@@ -1,7 +1,7 @@
-//! The open store of an index: [`Store`] with all handles of fjall, and [`Slot`], the shared
+//! The open store of an index: [`Store`] with all handles of fjall, and [`StoreSlot`], the shared
 //! reference to it.
 //!
-//! Guards that a close releases the directory: only a [`Slot`] outlives a close, and it is empty
+//! Guards that a close releases the directory: only a [`StoreSlot`] outlives a close, and it is empty
 //! then.
 
 use std::ops::Bound;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use fjall::{Database, Readable};
 
-use super::database::Tables;
+use super::database::TableKeyspaces;
 use super::failure::{caught, failed};
 use super::gaps::Gaps;
-use super::marker::{LastMark, Marker};
+use super::marker::{LastMark, MarkWriter};
 use super::published::{Published, State};
 use super::space::Space;
 use super::upkeep::Upkeep;
-use super::view::Held;
+use super::view::HeldLock;
 use super::walk::Walker;
 use crate::env::Env;
 use crate::index::payload_log::{POINTER_BYTES, PayloadLog, Pointer};
@@ -27,9 +27,9 @@ use crate::types::{Error, ErrorKind, Result};
 
 /// Shared reference to the store, `None` after a close.
 #[derive(Clone)]
-pub(super) struct Slot(pub(super) Arc<RwLock<Option<Arc<Store>>>>);
+pub(super) struct StoreSlot(pub(super) Arc<RwLock<Option<Arc<Store>>>>);
 
-impl Slot {
+impl StoreSlot {
     pub(super) fn store(&self) -> Result<Arc<Store>> {
         let store = self
             .0
@@ -51,12 +51,12 @@ impl Slot {
 }
 
 /// An opened database with its marker, lock and space monitor.
-pub(super) struct Opened {
-    pub(super) tables: Tables,
+pub(super) struct OpenedStore {
+    pub(super) tables: TableKeyspaces,
     pub(super) database: Database,
-    pub(super) marker: Option<Arc<Marker>>,
+    pub(super) marker: Option<Arc<MarkWriter>>,
     pub(super) log: Arc<PayloadLog>,
-    pub(super) held: Held,
+    pub(super) held: HeldLock,
     pub(super) space: Arc<Space>,
 }
 
@@ -76,12 +76,12 @@ pub(super) struct Store {
     pub(super) upkeep: Upkeep,
     /// A step of a scan that takes this long is remembered as a gap.
     pub(super) slow_step: Duration,
-    pub(super) tables: Tables,
+    pub(super) tables: TableKeyspaces,
     pub(super) database: Database,
     pub(super) log: Arc<PayloadLog>,
-    pub(super) marker: Option<Arc<Marker>>,
+    pub(super) marker: Option<Arc<MarkWriter>>,
     pub(super) _last_mark: LastMark,
-    pub(super) _held: Held,
+    pub(super) _held: HeldLock,
     /// Dropped last. The drop ends [`Gone::wait`].
     pub(super) _gone: mpsc::Sender<()>,
 }

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use super::failure::caught;
 use super::space::Space;
-use super::upkeep::Work;
-use super::{Slot, Store, reclaim};
+use super::upkeep::DueWork;
+use super::{Store, StoreSlot, reclaim};
 use crate::env::Env;
 use crate::index::group_commit::Committer;
 use crate::index::{Batch, CommitError};
@@ -29,7 +29,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reclaims the disk space of removed keys, and rebuilds the reserve.
 #[derive(Clone)]
 pub(super) struct Tidier {
-    pub(super) slot: Slot,
+    pub(super) slot: StoreSlot,
     pub(super) committer: Arc<Committer>,
     pub(super) space: Arc<Space>,
 }
@@ -104,7 +104,7 @@ impl Tidier {
     }
 
     /// Flushes or compacts tables. Blocks on the disk, and keeps the store open until it returns.
-    fn keep_up(&self, work: Work, env: &Env) {
+    fn keep_up(&self, work: DueWork, env: &Env) {
         let Ok(store) = self.slot.store() else { return };
         let _alone = self.space.tidying();
         let began = env.monotonic();
@@ -114,8 +114,8 @@ impl Tidier {
             self.commit(reclaim::noop_batch())?;
             reclaim::flush(&store, &self.space)?;
             match work {
-                Work::Flush => Ok(()),
-                Work::Compact(table) => {
+                DueWork::Flush => Ok(()),
+                DueWork::Compact(table) => {
                     reclaim::compact(&store, &self.space, table)?;
                     // fjall deletes the files of older states when it rotates a memtable.
                     self.commit(reclaim::noop_batch())?;

@@ -8,7 +8,7 @@ use super::check::HIGH_WATER;
 use super::failure::failed;
 use super::{FjallIndex, FjallOptions, creation, database, payloads};
 use crate::index::Table;
-use crate::index::payload_log::{Access, Opening, PAYLOADS, Pointer};
+use crate::index::payload_log::{LogAccess, Opening, PAYLOADS, Pointer};
 use crate::types::Result;
 
 impl FjallIndex {
@@ -29,7 +29,7 @@ impl FjallIndex {
                 id: record.log_id()?.unwrap_or_default(),
                 modes: options.modes,
                 segment_bytes: options.segment_bytes,
-                access: Access::Read,
+                access: LogAccess::Read,
             },
         )?;
         let fjall = |error| failed("unlog", error);

@@ -37,7 +37,7 @@ const PAUSE_FACTOR: u32 = 4;
 
 /// Work that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Work {
+pub(super) enum DueWork {
     /// Compaction of a table.
     Compact(Table),
     /// Flush of every table.
@@ -63,7 +63,7 @@ impl Upkeep {
     }
 
     /// Returns the work that is due, or `None`. `now` is the monotonic time.
-    pub(super) fn due(&self, store: &Store, now: Duration) -> Option<Work> {
+    pub(super) fn due(&self, store: &Store, now: Duration) -> Option<DueWork> {
         if millis(now) < self.not_before_ms.load(Ordering::Relaxed) {
             return None;
         }
@@ -74,24 +74,24 @@ impl Upkeep {
             is_due(removed, keyspace.approximate_len() as u64, has_values)
         });
         match due {
-            Some(table) => Some(Work::Compact(table)),
-            None if store.database.journal_count() > JOURNALS_MAX => Some(Work::Flush),
+            Some(table) => Some(DueWork::Compact(table)),
+            None if store.database.journal_count() > JOURNALS_MAX => Some(DueWork::Flush),
             None => None,
         }
     }
 
     /// Begins a work. Returns the number of removed keys that it will drop.
-    pub(super) fn begin(&self, work: Work) -> u64 {
+    pub(super) fn begin(&self, work: DueWork) -> u64 {
         match work {
-            Work::Compact(table) => self.counter(table).load(Ordering::Relaxed),
-            Work::Flush => 0,
+            DueWork::Compact(table) => self.counter(table).load(Ordering::Relaxed),
+            DueWork::Flush => 0,
         }
     }
 
     /// Ends a work, also after an error: the next try is not due at once. `dropped` is the result
     /// of [`begin`](Self::begin).
-    pub(super) fn end(&self, work: Work, dropped: u64, began: Duration, now: Duration) {
-        if let Work::Compact(table) = work {
+    pub(super) fn end(&self, work: DueWork, dropped: u64, began: Duration, now: Duration) {
+        if let DueWork::Compact(table) = work {
             // Keys removed since the begin count for the next work.
             self.counter(table).fetch_sub(dropped, Ordering::Relaxed);
         }
@@ -137,7 +137,7 @@ mod tests {
     fn work_pauses_in_proportion_to_its_duration() {
         let upkeep = Upkeep::default();
         let seconds = Duration::from_secs;
-        let work = Work::Compact(Table::Rows);
+        let work = DueWork::Compact(Table::Rows);
         upkeep.counter(Table::Rows).store(7, Ordering::Relaxed);
         let dropped = upkeep.begin(work);
         upkeep.counter(Table::Rows).fetch_add(2, Ordering::Relaxed);

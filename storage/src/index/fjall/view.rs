@@ -29,12 +29,12 @@ use fjall::Database;
 
 use super::check::{self, Inspected};
 use super::creation::{self, Lock, unavailable};
-use super::database::Tables;
+use super::database::TableKeyspaces;
 use super::journal::copy_intact;
 use super::space::Space;
-use super::{FjallIndex, FjallOptions, Opened, database, journals, payloads};
+use super::{FjallIndex, FjallOptions, OpenedStore, database, journals, payloads};
 use crate::env::Env;
-use crate::index::payload_log::{Access, Opening, PAYLOADS, PayloadLog};
+use crate::index::payload_log::{LogAccess, Opening, PAYLOADS, PayloadLog};
 use crate::modes::Modes;
 use crate::types::{Error, ErrorKind, Result};
 
@@ -66,7 +66,7 @@ impl FjallIndex {
         Self::start(
             env,
             &options,
-            Opened {
+            OpenedStore {
                 tables: viewed.tables,
                 database: viewed.database,
                 marker: None,
@@ -81,10 +81,10 @@ impl FjallIndex {
 /// An opened view.
 // The order of the fields is the order of their drops.
 pub(super) struct Viewed {
-    pub(super) tables: Tables,
+    pub(super) tables: TableKeyspaces,
     pub(super) database: Database,
     pub(super) log: Arc<PayloadLog>,
-    pub(super) held: Held,
+    pub(super) held: HeldLock,
     path: PathBuf,
 }
 
@@ -126,10 +126,10 @@ pub(super) fn view(
             dir: creation::store(dir).join(PAYLOADS),
             modes: options.modes,
             segment_bytes: options.segment_bytes,
-            access: Access::Read,
+            access: LogAccess::Read,
         },
     )?;
-    let held = Held {
+    let held = HeldLock {
         _view: Some(view),
         _lock: lock,
     };
@@ -145,12 +145,12 @@ pub(super) fn view(
 /// The lock of an open index, and the directory of its view if it is open for reads only. The view
 /// is dropped before the lock.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldLock {
     _view: Option<View>,
     _lock: Option<Lock>,
 }
 
-impl Held {
+impl HeldLock {
     /// Creates the value for an index with a single engine.
     pub(super) fn alone(lock: Lock) -> Self {
         Self {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fjall::{Guard, Readable};
 
 use super::failure::{caught, failed};
-use super::gaps::{Found, behind};
+use super::gaps::{FoundGap, behind};
 use super::published::State;
 use super::{KEY_BYTES_MAX, Store};
 use crate::env::Env;
@@ -96,7 +96,7 @@ impl Walker<'_> {
         (from, to): &(Bytes, Option<Bytes>),
         limit: usize,
         read: impl Fn(Guard) -> fjall::Result<(Bytes, T)>,
-        (page, slow): (&mut Vec<T>, &mut Vec<Found>),
+        (page, slow): (&mut Vec<T>, &mut Vec<FoundGap>),
     ) -> fjall::Result<()> {
         let end = to.clone().map_or(Bound::Unbounded, Bound::Excluded);
         let bounds = (Bound::Included(from.clone()), end);
@@ -119,7 +119,7 @@ impl Walker<'_> {
                     .map(|(key, _)| key.clone())
                     .or_else(|| to.clone());
                 if is_before(&from, to.as_ref()) {
-                    slow.push(Found { from, to, took });
+                    slow.push(FoundGap { from, to, took });
                 }
             }
             let Some((key, item)) = step else { break };

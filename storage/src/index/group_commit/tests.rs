@@ -98,7 +98,7 @@ impl Bench {
         drop(orders);
         drop(outcome_sender);
         committer.close();
-        assert_eq!(committer.wait(), Ended::Joined);
+        assert_eq!(committer.wait(), ThreadEnd::Joined);
         assert_eq!(committer.stats().waiting, 0);
         drop(committer);
         assert!(outcomes.recv().is_err(), "a completion fired twice");
@@ -269,7 +269,7 @@ async fn late_success_of_an_overdue_commit_is_not_acknowledged() {
     bench.committer.close();
     assert_eq!(
         bench.committer.wait(),
-        Ended::Detached,
+        ThreadEnd::Detached,
         "wait() gives up a hung commit"
     );
     bench.order(Order::Succeed);
@@ -291,7 +291,7 @@ async fn wait_checks_the_deadline_itself() {
     });
     bench.occupy();
     bench.committer.close();
-    assert_eq!(bench.committer.wait(), Ended::Detached);
+    assert_eq!(bench.committer.wait(), ThreadEnd::Detached);
     assert!(is_unknown(&bench.outcomes(1)[0]));
     bench.order(Order::Succeed);
     assert!(bench.seen.recv().is_err());

@@ -45,7 +45,7 @@ mod table;
 mod writer;
 
 pub(crate) use open_files::OpenFiles;
-pub(crate) use opening::{Access, Opening};
+pub(crate) use opening::{LogAccess, Opening};
 pub(crate) use pointer::{POINTER_BYTES, Pointer, is_logged};
 pub(crate) use scan::{ScanDepth, SegmentScan};
 pub(crate) use segment::{Segment, SegmentId};

@@ -26,7 +26,7 @@ const DEAD_BYTES_MIN: u64 = 1024 * 1024;
 
 /// Purpose of an opening.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum LogAccess {
     /// Changes no file.
     Read,
     /// Removes what a crash has left.
@@ -42,7 +42,7 @@ pub(crate) struct Opening {
     pub(crate) id: u128,
     pub(crate) modes: Modes,
     pub(crate) segment_bytes: u64,
-    pub(crate) access: Access,
+    pub(crate) access: LogAccess,
 }
 
 impl PayloadLog {
@@ -64,7 +64,7 @@ impl PayloadLog {
             least = least.max(id.0.saturating_add(1));
             match records.get(&id) {
                 Some(record) => {
-                    if opening.access == Access::Write {
+                    if opening.access == LogAccess::Write {
                         cut(&opening.dir, id, record, bytes);
                     }
                     let is_dead = record.live_entries == 0 && record.end >= DEAD_BYTES_MIN;
@@ -73,7 +73,7 @@ impl PayloadLog {
                     resumable = is_resumable.then_some(id);
                 }
                 // A view may be opened beside files that a crash has left.
-                None if opening.access == Access::Read => {}
+                None if opening.access == LogAccess::Read => {}
                 None if remove_own(&opening.dir, opening.id, id) => continue,
                 None => {}
             }

@@ -28,7 +28,7 @@ impl Directory {
             id: 7,
             modes: Modes::default(),
             segment_bytes: MIB,
-            access: Access::Write,
+            access: LogAccess::Write,
         };
         Arc::new(PayloadLog::open(opening, LogRecord { next }, records).unwrap())
     }

@@ -32,12 +32,12 @@ const SLICES_MAX: usize = 1020;
 pub(crate) struct LogWriter {
     log: Arc<PayloadLog>,
     kind: HeadKind,
-    head: Option<Head>,
+    head: Option<HeadSegment>,
 }
 
 /// The segment to which entries are appended.
 #[derive(Debug)]
-struct Head {
+struct HeadSegment {
     id: SegmentId,
     file: File,
     /// Position behind the last entry, in bytes.
@@ -98,7 +98,7 @@ impl LogWriter {
     }
 
     /// Returns the head if it has room for an entry, or else a new one.
-    fn head_with_room(&mut self, bytes: u64) -> io::Result<&mut Head> {
+    fn head_with_room(&mut self, bytes: u64) -> io::Result<&mut HeadSegment> {
         let segment_bytes = self.log.segment_bytes;
         let sealed_or_none = self.log.lock().table.head(self.kind);
         let current = self
@@ -111,8 +111,9 @@ impl LogWriter {
             (None, Some(id)) => self.resume(id)?,
             (None, None) => None,
         };
-        let has_room =
-            |head: &Head| head.end == segment::HEADER_BYTES || head.end + bytes <= segment_bytes;
+        let has_room = |head: &HeadSegment| {
+            head.end == segment::HEADER_BYTES || head.end + bytes <= segment_bytes
+        };
         let head = match current {
             Some(head) if has_room(&head) => head,
             Some(_) | None => {
@@ -123,13 +124,13 @@ impl LogWriter {
         Ok(self.head.insert(head))
     }
 
-    fn resume(&self, id: SegmentId) -> io::Result<Option<Head>> {
+    fn resume(&self, id: SegmentId) -> io::Result<Option<HeadSegment>> {
         let Some(record) = self.log.lock().table.record(id) else {
             return Ok(None);
         };
         let mut file = File::options().write(true).open(id.path(&self.log.dir))?;
         file.seek(SeekFrom::Start(record.end))?;
-        Ok(Some(Head {
+        Ok(Some(HeadSegment {
             id,
             file,
             end: record.end,
@@ -137,7 +138,7 @@ impl LogWriter {
     }
 
     /// Creates a segment and makes it the head.
-    fn create(&self) -> io::Result<Head> {
+    fn create(&self) -> io::Result<HeadSegment> {
         let dir = &self.log.dir;
         create_directory(dir, &self.log)?;
         let id = self.log.next_segment();
@@ -146,7 +147,7 @@ impl LogWriter {
         // The name is durable before a pointer names the segment.
         sync_directory_at(dir)?;
         self.log.add_segment(self.kind, id);
-        Ok(Head {
+        Ok(HeadSegment {
             id,
             file,
             end: segment::HEADER_BYTES,

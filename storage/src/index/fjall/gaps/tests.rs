@@ -37,8 +37,8 @@ fn scan(gaps: &Gaps, state: &BTreeSet<u8>, from: u8, commit: u64) -> (Vec<u8>, u
     }
 }
 
-fn gap(from: Bytes, to: Option<Bytes>) -> Found {
-    Found {
+fn gap(from: Bytes, to: Option<Bytes>) -> FoundGap {
+    FoundGap {
         from,
         to,
         took: Duration::from_millis(1),
@@ -46,7 +46,7 @@ fn gap(from: Bytes, to: Option<Bytes>) -> Found {
 }
 
 /// Returns the gaps that a scan from a key finds: all ranges between its keys.
-fn learn(state: &BTreeSet<u8>, from: u8) -> Vec<Found> {
+fn learn(state: &BTreeSet<u8>, from: u8) -> Vec<FoundGap> {
     let mut at = key(from);
     let mut found = Vec::new();
     for &number in state.range(from..) {
@@ -203,7 +203,7 @@ fn cheap_gaps_do_not_evict_an_expensive_gap() {
     let gaps = Gaps::new();
     let at =
         |number: u64, offset: u64| Bytes::copy_from_slice(&(3 * number + offset).to_be_bytes());
-    let found = |number: u64, millis| Found {
+    let found = |number: u64, millis| FoundGap {
         from: at(number, 0),
         to: Some(at(number, 1)),
         took: Duration::from_millis(millis),

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use xxhash_rust::xxh3::Xxh3;
 
 use super::TAG_START;
-use super::source::Source;
+use super::source::JournalWindow;
 
 const TAG_ITEM: u8 = 2;
 const TAG_END: u8 = 3;
@@ -70,7 +70,7 @@ pub(in super::super) fn start(bytes: &[u8]) -> Option<(u32, u64)> {
 /// Reads the batch at `at` to its end. If `seqnos` is given, a sequence number outside this range
 /// is a [`Defect::Seqno`].
 pub(super) fn read_batch(
-    source: &mut Source,
+    source: &mut JournalWindow,
     at: u64,
     seqnos: Option<&RangeInclusive<u64>>,
 ) -> io::Result<Result<BatchHead, Defect>> {
@@ -114,7 +114,11 @@ pub(super) fn read_batch(
 }
 
 /// Reads the item at `at`, and returns its end offset.
-fn read_item(source: &mut Source, at: u64, hash: &mut Xxh3) -> io::Result<Result<u64, Defect>> {
+fn read_item(
+    source: &mut JournalWindow,
+    at: u64,
+    hash: &mut Xxh3,
+) -> io::Result<Result<u64, Defect>> {
     let Some(head) = source.bytes::<ITEM_HEAD_BYTES>(at)? else {
         return Ok(Err(Defect::Truncated));
     };

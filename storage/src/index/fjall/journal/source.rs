@@ -10,7 +10,7 @@ const WINDOW_BYTES: usize = 128 * 1024;
 static ZEROS: [u8; WINDOW_BYTES] = [0; WINDOW_BYTES];
 
 /// A file with a read window.
-pub(super) struct Source {
+pub(super) struct JournalWindow {
     file: File,
     len: u64,
     window: Vec<u8>,
@@ -19,7 +19,7 @@ pub(super) struct Source {
     bytes_read: u64,
 }
 
-impl Source {
+impl JournalWindow {
     pub(super) fn new(file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
         Ok(Self {

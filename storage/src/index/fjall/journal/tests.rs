@@ -93,7 +93,7 @@ fn journal_of_fjall_is_one_run() {
 #[test]
 fn zeros_at_the_end_are_not_damage() {
     let (bytes, [_, _, end]) = three();
-    let run = Run {
+    let run = BatchRun {
         start: 0,
         end,
         batches: 3,
@@ -176,7 +176,7 @@ fn batches_behind_a_damaged_start_are_found() {
     let journal = scanned(&bytes);
     assert_eq!(
         journal.gaps,
-        [Gap {
+        [JournalGap {
             start: 0,
             end: ends[0],
             defect: Defect::NoStart
@@ -184,7 +184,7 @@ fn batches_behind_a_damaged_start_are_found() {
     );
     assert_eq!(
         journal.runs,
-        [Run {
+        [BatchRun {
             start: ends[0],
             end: ends[2],
             batches: 2,
@@ -210,7 +210,7 @@ fn sequence_numbers_must_rise() {
     assert_eq!(journal.first_seqno(), Some(9));
     let twice = [&bytes[..], &bytes[..]].concat();
     let journal = scanned(&twice);
-    let gap = Gap {
+    let gap = JournalGap {
         start: bytes.len() as u64,
         end: twice.len() as u64,
         defect: Defect::Seqno(7),

@@ -1,10 +1,10 @@
 //! The verdict on described journals, without files.
 
-use super::super::journal::{Defect, Run};
+use super::super::journal::{BatchRun, Defect};
 use super::*;
 
-fn run(start: u64, first_seqno: u64, last_seqno: u64) -> Run {
-    Run {
+fn run(start: u64, first_seqno: u64, last_seqno: u64) -> BatchRun {
+    BatchRun {
         start,
         end: start + 100,
         batches: 2,
@@ -13,15 +13,15 @@ fn run(start: u64, first_seqno: u64, last_seqno: u64) -> Run {
     }
 }
 
-fn gap(start: u64) -> Gap {
-    Gap {
+fn gap(start: u64) -> JournalGap {
+    JournalGap {
         start,
         end: start + 10,
         defect: Defect::Checksum,
     }
 }
 
-fn scanned(id: u64, runs: &[Run], gaps: &[Gap]) -> Scanned {
+fn scanned(id: u64, runs: &[BatchRun], gaps: &[JournalGap]) -> Scanned {
     Scanned {
         id,
         journal: Journal {
@@ -34,7 +34,7 @@ fn scanned(id: u64, runs: &[Run], gaps: &[Gap]) -> Scanned {
 }
 
 /// Returns the verdict, with the witness that a scan would find for this mark.
-fn judged(journals: &[Scanned], mark: &Mark) -> Verdict {
+fn judged(journals: &[Scanned], mark: &Mark) -> JournalVerdict {
     let mut journals = journals.to_vec();
     for scanned in &mut journals {
         let runs = &scanned.journal.runs;
@@ -66,9 +66,9 @@ fn closed() -> Mark {
 
 #[test]
 fn intact_journals_are_sound() {
-    assert_eq!(judge(&two(), None), Verdict::Sound);
-    assert_eq!(judged(&two(), &closed()), Verdict::Sound);
-    assert_eq!(judged(&two(), &Mark::default()), Verdict::Sound);
+    assert_eq!(judge(&two(), None), JournalVerdict::Sound);
+    assert_eq!(judged(&two(), &closed()), JournalVerdict::Sound);
+    assert_eq!(judged(&two(), &Mark::default()), JournalVerdict::Sound);
     // Further batches were committed after the mark.
     assert_eq!(
         judged(
@@ -79,18 +79,18 @@ fn intact_journals_are_sound() {
                 ..closed()
             }
         ),
-        Verdict::Sound
+        JournalVerdict::Sound
     );
     let later = [scanned(5, &[], &[])];
-    assert_eq!(judge(&later, None), Verdict::Sound);
+    assert_eq!(judge(&later, None), JournalVerdict::Sound);
     let flushed = Mark {
         closed: false,
         ..closed()
     };
-    assert_eq!(judged(&later, &flushed), Verdict::Sound);
+    assert_eq!(judged(&later, &flushed), JournalVerdict::Sound);
     assert_eq!(
         judged(&[scanned(5, &[run(0, 31, 40)], &[])], &closed()),
-        Verdict::Sound
+        JournalVerdict::Sound
     );
 }
 
@@ -99,14 +99,14 @@ fn damage_behind_the_last_batch_is_a_tail() {
     let torn = [two()[0].clone(), scanned(4, &[run(0, 20, 29)], &[gap(100)])];
     assert_eq!(
         judge(&torn, None),
-        Verdict::Tail {
+        JournalVerdict::Tail {
             id: 4,
             gap: gap(100)
         }
     );
     assert_eq!(
         judged(&torn, &closed()),
-        Verdict::Tail {
+        JournalVerdict::Tail {
             id: 4,
             gap: gap(100)
         }
@@ -118,7 +118,7 @@ fn damage_behind_the_last_batch_is_a_tail() {
     ];
     assert_eq!(
         judge(&sealed, None),
-        Verdict::Tail {
+        JournalVerdict::Tail {
             id: 3,
             gap: gap(100)
         }
@@ -130,7 +130,7 @@ fn damage_before_a_batch_is_refused() {
     let middle = [scanned(4, &[run(0, 20, 22), run(110, 27, 29)], &[gap(100)])];
     assert_eq!(
         judge(&middle, None),
-        Verdict::Damaged {
+        JournalVerdict::Damaged {
             id: 4,
             gap: gap(100)
         }
@@ -138,7 +138,7 @@ fn damage_before_a_batch_is_refused() {
     let sealed = [scanned(3, &[run(0, 10, 19)], &[gap(100)]), two()[1].clone()];
     assert_eq!(
         judge(&sealed, None),
-        Verdict::Damaged {
+        JournalVerdict::Damaged {
             id: 3,
             gap: gap(100)
         }
@@ -149,7 +149,7 @@ fn damage_before_a_batch_is_refused() {
     ];
     assert_eq!(
         judge(&both, None),
-        Verdict::Damaged {
+        JournalVerdict::Damaged {
             id: 3,
             gap: gap(100)
         }
@@ -158,7 +158,7 @@ fn damage_before_a_batch_is_refused() {
     undecided.journal.undecided = true;
     assert_eq!(
         judge(&[undecided], None),
-        Verdict::Damaged {
+        JournalVerdict::Damaged {
             id: 4,
             gap: gap(100)
         }
@@ -170,14 +170,14 @@ fn damaged_batch_that_the_mark_claims_is_not_a_tail() {
     let torn = [two()[0].clone(), scanned(4, &[run(0, 20, 28)], &[gap(100)])];
     assert_eq!(
         judge(&torn, None),
-        Verdict::Tail {
+        JournalVerdict::Tail {
             id: 4,
             gap: gap(100)
         }
     );
     assert_eq!(
         judged(&torn, &closed()),
-        Verdict::Damaged {
+        JournalVerdict::Damaged {
             id: 4,
             gap: gap(100)
         }
@@ -185,7 +185,7 @@ fn damaged_batch_that_the_mark_claims_is_not_a_tail() {
     let all = [two()[0].clone(), scanned(4, &[], &[gap(0)])];
     assert_eq!(
         judged(&all, &closed()),
-        Verdict::Damaged { id: 4, gap: gap(0) }
+        JournalVerdict::Damaged { id: 4, gap: gap(0) }
     );
 }
 
@@ -195,17 +195,17 @@ fn missing_journal_is_refused() {
     let five = scanned(5, &[run(0, 30, 39)], &[]);
     assert_eq!(
         judge(&[three.clone(), five.clone()], None),
-        Verdict::Missing { id: 4 }
+        JournalVerdict::Missing { id: 4 }
     );
     assert_eq!(
         judged(std::slice::from_ref(&three), &closed()),
-        Verdict::Missing { id: 4 }
+        JournalVerdict::Missing { id: 4 }
     );
     assert_eq!(
         judged(std::slice::from_ref(&four), &closed()),
-        Verdict::Missing { id: 3 }
+        JournalVerdict::Missing { id: 3 }
     );
-    assert_eq!(judged(&[], &closed()), Verdict::Missing { id: 4 });
+    assert_eq!(judged(&[], &closed()), JournalVerdict::Missing { id: 4 });
     // After a crash the journal may be absent: fjall removes the oldest journal.
     assert_eq!(
         judged(
@@ -215,25 +215,25 @@ fn missing_journal_is_refused() {
                 ..closed()
             }
         ),
-        Verdict::Sound
+        JournalVerdict::Sound
     );
     // An older build without marks has committed batches since: the journal may be absent.
     let older = scanned(4, &[run(0, 20, 29), run(100, 33, 35)], &[]);
-    assert_eq!(judged(&[older, five], &closed()), Verdict::Sound);
+    assert_eq!(judged(&[older, five], &closed()), JournalVerdict::Sound);
 }
 
 #[test]
 fn short_or_renumbered_journal_is_refused() {
     let [three, four] = two();
     let short = scanned(4, &[run(0, 20, 25)], &[]);
-    let verdict = Verdict::Short {
+    let verdict = JournalVerdict::Short {
         id: 4,
         found: Some(25),
         claimed: 29,
     };
     assert_eq!(judged(&[three.clone(), short.clone()], &closed()), verdict);
     let next = scanned(5, &[run(0, 30, 39)], &[]);
-    let verdict = Verdict::Short {
+    let verdict = JournalVerdict::Short {
         id: 4,
         found: Some(39),
         claimed: 29,
@@ -242,14 +242,14 @@ fn short_or_renumbered_journal_is_refused() {
     let empty = scanned(3, &[], &[]);
     assert_eq!(
         judged(&[empty, four], &closed()),
-        Verdict::Short {
+        JournalVerdict::Short {
             id: 3,
             found: None,
             claimed: 10
         }
     );
     let first = scanned(3, &[run(0, 8, 19)], &[]);
-    let verdict = Verdict::Renumbered {
+    let verdict = JournalVerdict::Renumbered {
         id: 3,
         found: 8,
         low: 10,
@@ -257,7 +257,7 @@ fn short_or_renumbered_journal_is_refused() {
     };
     assert_eq!(judged(&[first, two()[1].clone()], &closed()), verdict);
     let last = scanned(4, &[run(0, 20, 4096)], &[]);
-    let verdict = Verdict::Renumbered {
+    let verdict = JournalVerdict::Renumbered {
         id: 4,
         found: 4096,
         low: 29,

@@ -10,7 +10,7 @@ use std::path::Path;
 use lsm_tree::table::block::BlockType;
 
 use super::super::archive::{self, Section};
-use super::blocks::Blocks;
+use super::blocks::BlockFile;
 use super::end::NewEnd;
 
 const PROPERTIES_MAGIC: &[u8] = b"META";
@@ -20,7 +20,7 @@ const PROPERTIES_MAGIC: &[u8] = b"META";
 /// # Errors
 /// Errors of the file system, but for absence.
 pub(super) fn repair(path: &Path, id: u64) -> io::Result<()> {
-    let data_end = match Blocks::open(path) {
+    let data_end = match BlockFile::open(path) {
         Ok(mut blocks) => {
             if is_whole(&mut blocks)? {
                 return Ok(());
@@ -46,7 +46,7 @@ pub(super) fn repair(path: &Path, id: u64) -> io::Result<()> {
 }
 
 /// Returns whether the table of contents and the properties are intact.
-fn is_whole(blocks: &mut Blocks) -> io::Result<bool> {
+fn is_whole(blocks: &mut BlockFile) -> io::Result<bool> {
     let Ok(sections) = archive::contents(blocks.file())? else {
         return Ok(false);
     };

@@ -34,38 +34,38 @@ const CANDIDATES_MAX: u32 = 1024;
 
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Version {
+pub(super) struct KeyVersion {
     pub(super) key: Vec<u8>,
     pub(super) seqno: u64,
 }
 
 /// Summary of the entries of an intact block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entries {
-    pub(super) first: Version,
-    pub(super) last: Version,
+pub(super) struct BlockEntries {
+    pub(super) first: KeyVersion,
+    pub(super) last: KeyVersion,
     pub(super) seqno_max: u64,
     pub(super) count: u64,
 }
 
 /// A block of entries, or the bytes up to the next block if the block is damaged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct BlockPiece {
     pub(super) at: u64,
     pub(super) bytes: u64,
     /// `None` if the block is damaged.
-    pub(super) entries: Option<Entries>,
+    pub(super) entries: Option<BlockEntries>,
 }
 
 /// A file of blocks.
-pub(super) struct Blocks {
+pub(super) struct BlockFile {
     file: File,
     length: u64,
     /// Remaining headers to try, of [`CANDIDATES_MAX`].
     candidates: u32,
 }
 
-impl Blocks {
+impl BlockFile {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
@@ -169,9 +169,9 @@ impl Blocks {
 
     /// Returns the blocks of entries, which begin at offset 0, and their end. If `end` is unknown,
     /// they end at the first block of another type.
-    pub(super) fn walk(&mut self, end: Option<u64>) -> io::Result<(Vec<Piece>, u64)> {
+    pub(super) fn walk(&mut self, end: Option<u64>) -> io::Result<(Vec<BlockPiece>, u64)> {
         let limit = end.unwrap_or(self.length);
-        let mut pieces = Vec::<Piece>::new();
+        let mut pieces = Vec::<BlockPiece>::new();
         let mut at = 0;
         let mut last = None;
         while at < limit {
@@ -201,7 +201,7 @@ impl Blocks {
                 .as_ref()
                 .map(|entries| entries.last.clone())
                 .or(last);
-            pieces.push(Piece { at, bytes, entries });
+            pieces.push(BlockPiece { at, bytes, entries });
             at += bytes;
         }
         Ok((pieces, limit))
@@ -262,7 +262,7 @@ fn length(header: &Header) -> u64 {
 
 /// Returns whether a version follows `last` in the order of entries: by key, and the newest version
 /// of a key first.
-fn is_behind(version: &Version, last: &Version) -> bool {
+fn is_behind(version: &KeyVersion, last: &KeyVersion) -> bool {
     version.key > last.key || (version.key == last.key && version.seqno < last.seqno)
 }
 
@@ -275,7 +275,7 @@ fn entries_block(header: Header, data: Vec<u8>) -> DataBlock {
 
 /// Returns the summary of a block whose checksum matches, or `None` if the block is compressed,
 /// which no block of this build is.
-fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
+fn entries(header: Header, data: Vec<u8>) -> Option<BlockEntries> {
     if header.data_length != header.uncompressed_length || data.len() <= TRAILER_BYTES {
         return None;
     }
@@ -283,18 +283,18 @@ fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
     let read = || {
         let bytes = block.as_slice();
         let key = |at: &SliceIndexes| &bytes[at.0..at.1];
-        let mut read: Option<Entries> = None;
+        let mut read: Option<BlockEntries> = None;
         let mut last = None;
         for item in block.iter() {
             if let Some(read) = &mut read {
                 read.seqno_max = read.seqno_max.max(item.seqno);
                 read.count += 1;
             } else {
-                let first = Version {
+                let first = KeyVersion {
                     key: key(&item.key).to_vec(),
                     seqno: item.seqno,
                 };
-                read = Some(Entries {
+                read = Some(BlockEntries {
                     last: first.clone(),
                     first,
                     seqno_max: item.seqno,
@@ -306,7 +306,7 @@ fn entries(header: Header, data: Vec<u8>) -> Option<Entries> {
         let mut read = read?;
         let last = last?;
         let prefix = last.prefix.as_ref().map_or(&[][..], key);
-        read.last = Version {
+        read.last = KeyVersion {
             key: [prefix, key(&last.key)].concat(),
             seqno: last.seqno,
         };

@@ -23,7 +23,7 @@ use lsm_tree::table::block::BlockType;
 use lsm_tree::table::{BlockHandle, BlockOffset, DataBlock, KeyedBlockHandle};
 
 use super::super::archive::{self, Section};
-use super::blocks::{Blocks, Piece, Version};
+use super::blocks::{BlockFile, BlockPiece, KeyVersion};
 use super::end::{NewEnd, TableProperties};
 use crate::index::KEY_BYTES_MAX;
 
@@ -43,7 +43,7 @@ pub(super) enum Mended {
 /// # Errors
 /// Errors of the file system, but for absence.
 pub(super) fn repair(path: &Path, id: u64) -> io::Result<Mended> {
-    let mut blocks = match Blocks::open(path) {
+    let mut blocks = match BlockFile::open(path) {
         Ok(blocks) => blocks,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Ok(Mended::Lost("the file is missing".to_owned()));
@@ -132,23 +132,24 @@ struct Surviving {
 }
 
 impl Surviving {
-    fn find(blocks: &mut Blocks, sections: Option<&[Section]>, id: u64) -> io::Result<Self> {
+    fn find(blocks: &mut BlockFile, sections: Option<&[Section]>, id: u64) -> io::Result<Self> {
         let mut intact = |name: &[u8], block_type| match find(sections, name) {
             Some(section)
                 if blocks.are_intact(section.at, section.at + section.length, block_type)? =>
             {
-                io::Result::Ok(Part::Intact(section.clone()))
+                io::Result::Ok(TablePart::Intact(section.clone()))
             }
-            Some(_) => Ok(Part::Damaged),
-            None => Ok(Part::Absent),
+            Some(_) => Ok(TablePart::Damaged),
+            None => Ok(TablePart::Absent),
         };
         let index = match (
             intact(b"tli", BlockType::Index)?,
             intact(b"index", BlockType::Index)?,
         ) {
-            (Part::Intact(top), Part::Intact(leaves)) => Some(vec![leaves, top]),
-            (Part::Intact(top), Part::Absent) => Some(vec![top]),
-            (Part::Damaged | Part::Absent, _) | (Part::Intact(_), Part::Damaged) => None,
+            (TablePart::Intact(top), TablePart::Intact(leaves)) => Some(vec![leaves, top]),
+            (TablePart::Intact(top), TablePart::Absent) => Some(vec![top]),
+            (TablePart::Damaged | TablePart::Absent, _)
+            | (TablePart::Intact(_), TablePart::Damaged) => None,
         };
         let filters = [
             intact(b"filter", BlockType::Filter)?,
@@ -156,7 +157,7 @@ impl Surviving {
         ];
         let has_whole_filters = filters
             .iter()
-            .all(|filter| !matches!(filter, Part::Damaged));
+            .all(|filter| !matches!(filter, TablePart::Damaged));
         let properties = match find(sections, b"meta") {
             Some(section) => Properties::read(blocks, section.clone(), id)?,
             None => None,
@@ -173,7 +174,7 @@ impl Surviving {
     }
 }
 
-enum Part {
+enum TablePart {
     Intact(Section),
     Damaged,
     Absent,
@@ -188,7 +189,7 @@ struct Properties {
 }
 
 impl Properties {
-    fn read(blocks: &mut Blocks, section: Section, id: u64) -> io::Result<Option<Self>> {
+    fn read(blocks: &mut BlockFile, section: Section, id: u64) -> io::Result<Option<Self>> {
         let block =
             blocks.entries_block(section.at, section.at + section.length, BlockType::Meta)?;
         // lsm-tree panics at unexpected contents.
@@ -218,7 +219,7 @@ impl Properties {
     }
 
     /// Searches for the properties behind the blocks of entries.
-    fn search(blocks: &mut Blocks, from: u64, id: u64) -> io::Result<Option<Self>> {
+    fn search(blocks: &mut BlockFile, from: u64, id: u64) -> io::Result<Option<Self>> {
         let Some((at, end)) = blocks.find(BlockType::Meta, from)? else {
             return Ok(None);
         };
@@ -246,7 +247,7 @@ struct NewIndex {
 }
 
 impl NewIndex {
-    fn of(pieces: &[Piece], properties: Option<&Properties>) -> Self {
+    fn of(pieces: &[BlockPiece], properties: Option<&Properties>) -> Self {
         let mut new = Self::default();
         let entries = || pieces.iter().filter_map(|piece| piece.entries.as_ref());
         new.items = entries().map(|entries| entries.count).sum();
@@ -280,7 +281,7 @@ impl NewIndex {
         new
     }
 
-    fn push(&mut self, piece: &Piece, last: Version) {
+    fn push(&mut self, piece: &BlockPiece, last: KeyVersion) {
         let bytes = u32::try_from(piece.bytes).unwrap_or(u32::MAX);
         let handle = BlockHandle::new(BlockOffset(piece.at), bytes);
         self.blocks
@@ -290,8 +291,8 @@ impl NewIndex {
     /// Adds an index entry that refers all keys between the intact neighbours to the damaged block.
     fn damaged(
         &mut self,
-        piece: &Piece,
-        behind: Option<&Version>,
+        piece: &BlockPiece,
+        behind: Option<&KeyVersion>,
         properties: Option<&Properties>,
     ) {
         let is_first = self.blocks.is_empty();
@@ -301,16 +302,16 @@ impl NewIndex {
                 return self.lose(format!("the keys before \"{key}\" are lost"));
             }
             // Each key has one version, so the damaged block holds no version of the next key.
-            (Some(behind), Some(properties)) if properties.items == properties.keys => Version {
+            (Some(behind), Some(properties)) if properties.items == properties.keys => KeyVersion {
                 key: predecessor(&behind.key),
                 seqno: 0,
             },
             // The damaged block may contain newer versions of this key.
-            (Some(behind), _) => Version {
+            (Some(behind), _) => KeyVersion {
                 key: behind.key.clone(),
                 seqno: behind.seqno.saturating_add(1),
             },
-            (None, Some(properties)) => Version {
+            (None, Some(properties)) => KeyVersion {
                 key: properties.key_max.clone(),
                 seqno: 0,
             },
@@ -323,7 +324,7 @@ impl NewIndex {
         // the header.
         let bytes = piece.bytes.min(DAMAGED_BYTES_MAX) - 1;
         self.push(
-            &Piece {
+            &BlockPiece {
                 bytes,
                 ..piece.clone()
             },

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cenotaph_fuzz::Target;
-use lsm_tree::table::{Table as Opened, Writer};
+use lsm_tree::table::{Table as OpenedStore, Writer};
 use lsm_tree::{Cache, Checksum, InternalValue, Slice, ValueType};
 use tempfile::TempDir;
 
@@ -97,7 +97,8 @@ impl Case {
         let cache = Arc::new(Cache::with_capacity_bytes(1024 * 1024));
         let checksum = Checksum::from_raw(0);
         let table =
-            Opened::recover(self.path.clone(), checksum, 0, 0, cache, None, true, true).unwrap();
+            OpenedStore::recover(self.path.clone(), checksum, 0, 0, cache, None, true, true)
+                .unwrap();
         let read = (0..).zip(&self.values).map(|(number, value)| {
             let key = Slice::from(key(number));
             match table.range(key.clone()..=key.clone()).next() {

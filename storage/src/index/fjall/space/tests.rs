@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn needed_space_is_the_sum_of_all_demands() {
-    let demand = Demand {
+    let demand = SpaceDemand {
         queued: 10,
         buffered: 100,
         compacting: 1_000,
@@ -13,7 +13,7 @@ fn needed_space_is_the_sum_of_all_demands() {
     };
     assert_eq!(demand.needed(5), 2 * 15 + 111_100);
     assert_eq!(
-        Demand {
+        SpaceDemand {
             buffered: u64::MAX,
             ..demand
         }
