@@ -8,7 +8,7 @@ use std::time::Duration;
 use cenotaph_actors::{StartOptions, Tiered};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
-use cenotaph_storage::ownership::{Claim, Place};
+use cenotaph_storage::ownership::{TierClaim, TierPlace};
 use cenotaph_storage::records::begin_epoch;
 use cenotaph_storage::{Env, Pins, Result};
 use opendal::Operator;
@@ -36,7 +36,7 @@ use crate::startup::{open_when_free, reads_and_namespaces};
 pub struct Builder {
     data: PathBuf,
     config: Config,
-    blobs: Option<Place>,
+    blobs: Option<TierPlace>,
     adopt: bool,
     index: Option<Arc<dyn Index>>,
     env: Option<Env>,
@@ -78,7 +78,7 @@ impl Builder {
     /// OpenDAL creates the directory of an `fs` operator as soon as the operator is made. For a
     /// directory, use [`blobs_in`](Self::blobs_in) instead.
     pub fn blobs(mut self, operator: Operator) -> Self {
-        self.blobs = Some(Place::Operator(operator));
+        self.blobs = Some(TierPlace::Operator(operator));
         self
     }
 
@@ -88,7 +88,7 @@ impl Builder {
     /// Only a new store creates the directory. An existing store does not open if the directory is
     /// missing, for example because its disk is not mounted.
     pub fn blobs_in(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.blobs = Some(Place::Directory(directory.into()));
+        self.blobs = Some(TierPlace::Directory(directory.into()));
         self
     }
 
@@ -230,8 +230,8 @@ impl Builder {
         };
         let place = self
             .blobs
-            .unwrap_or_else(|| Place::Directory(self.data.join("blobs")));
-        let claim = Claim {
+            .unwrap_or_else(|| TierPlace::Directory(self.data.join("blobs")));
+        let claim = TierClaim {
             index: Arc::clone(&index),
             env,
             options: self.config.blobs.clone(),
@@ -283,11 +283,11 @@ async fn open_index(path: &Path, env: &Env, config: &Config) -> Result<FjallInde
 
 async fn start(
     config: &Config,
-    claim: Claim,
-    place: Place,
+    claim: TierClaim,
+    place: TierPlace,
     index_path: Option<&Path>,
 ) -> Result<Engine> {
-    let Claim { index, env, .. } = claim.clone();
+    let TierClaim { index, env, .. } = claim.clone();
     // The blob tier is claimed before the epoch begins: a refused tier must leave no trace.
     let begin = async { Ok((claim.take(place).await?, begin_epoch(&index).await?)) };
     let (blobs, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use cenotaph_actors::{StartOptions, Tiered};
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::index::{Index, ReadOnlyIndex};
-use cenotaph_storage::ownership::{Claim, Place};
+use cenotaph_storage::ownership::{TierClaim, TierPlace};
 use cenotaph_storage::records::last_epoch;
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
 
@@ -37,7 +37,7 @@ pub(crate) async fn open_view(
 }
 
 /// Starts an engine that writes nothing to the index of `claim`.
-pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result<Engine> {
+pub(crate) async fn start(config: &Config, claim: TierClaim, place: TierPlace) -> Result<Engine> {
     if claim.adopt {
         let message = "a read-only engine can't adopt a blob tier: remove adopt_blobs or read_only";
         return Err(Error::new(ErrorKind::Invalid, "open", message));
@@ -45,7 +45,7 @@ pub(crate) async fn start(config: &Config, claim: Claim, place: Place) -> Result
     // A caller's own index may accept writes. The wrapper refuses every batch, so that the promise
     // holds for any index.
     let index: Arc<dyn Index> = Arc::new(ReadOnlyIndex::new(Arc::clone(&claim.index)));
-    let claim = Claim {
+    let claim = TierClaim {
         index: Arc::clone(&index),
         ..claim
     };

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{
-    Effect, Event, Mutation, Precondition, RowState, Swap, UploadMutation, revision_key,
+    Effect, DecisionEvent, Mutation, Precondition, RowState, Swap, UploadMutation, revision_key,
 };
 use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::planted::Bug;
@@ -60,7 +60,7 @@ impl Mutants {
             {
                 forget_orphans(&mut plan.batch);
             }
-            Bug::SupersededAsConflict if plan.event == Some(Event::Superseded) => {
+            Bug::SupersededAsConflict if plan.event == Some(DecisionEvent::Superseded) => {
                 let message = "recovery has given this write up; nothing was committed";
                 plan.reply = Err(Error::new(ErrorKind::Unavailable, "put", message));
             }

@@ -1,4 +1,4 @@
-//! Checks that a blob tier belongs to the store that is opened over it: [`Claim`], and `decide`,
+//! Checks that a blob tier belongs to the store that is opened over it: [`TierClaim`], and `decide`,
 //! which it carries out before any blob is read or deleted.
 //!
 //! ```text
@@ -23,7 +23,7 @@
 //! table. Adopting a tier replaces every refusal. A directory is created only for a tier that is
 //! taken.
 //!
-//! A reader ([`Claim::find`]) decides by the same table, but neither takes nor creates a tier.
+//! A reader ([`TierClaim::find`]) decides by the same table, but neither takes nor creates a tier.
 //!
 //! Guards I11. The bytes of the marker are in `blobs/marker.rs`, those of the record in
 //! `records/store.rs`.
@@ -50,7 +50,7 @@ const WAY_OUT: &str =
 
 /// Location of a blob tier.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum TierPlace {
     /// Tier of an OpenDAL operator.
     Operator(Operator),
     /// Local directory. It is created for a new store only.
@@ -59,7 +59,7 @@ pub enum Place {
 
 /// Parameters of opening a blob tier for a store.
 #[derive(Clone)]
-pub struct Claim {
+pub struct TierClaim {
     /// Index of the store.
     pub index: Arc<dyn Index>,
     /// Environment of the store.
@@ -74,7 +74,7 @@ pub struct Claim {
 
 /// Record of the tier in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+enum TierRecord {
     /// No record: the index is new, or was written by a build without store ids.
     Nothing,
     /// The record.
@@ -83,7 +83,7 @@ enum Known {
 
 /// State of the index and the tier before the decision.
 struct TierView {
-    known: Known,
+    known: TierRecord,
     /// The tier; `None` if its directory does not exist.
     tier: Option<BlobTier>,
     marker: Marker,
@@ -106,7 +106,7 @@ enum Decision {
     Refuse(Error),
 }
 
-impl Claim {
+impl TierClaim {
     /// Returns the tier at this place if it belongs to the store, after taking it if necessary. A
     /// refused tier is not changed, and no directory is created for it. If the tier was taken
     /// before, the check costs a small read.
@@ -119,7 +119,7 @@ impl Claim {
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] if the marker or the record cannot
     ///   be decoded.
     /// - The errors of committing to the index.
-    pub async fn take(&self, place: Place) -> Result<BlobTier> {
+    pub async fn take(&self, place: TierPlace) -> Result<BlobTier> {
         let TierView {
             known,
             tier,
@@ -155,7 +155,7 @@ impl Claim {
     ///
     /// # Errors
     /// As [`take`](Self::take), except the errors of writing.
-    pub async fn find(&self, place: Place) -> Result<BlobTier> {
+    pub async fn find(&self, place: TierPlace) -> Result<BlobTier> {
         let TierView {
             known,
             tier,
@@ -169,20 +169,20 @@ impl Claim {
                 self.check_plausible(tier.as_ref(), &marker, &text).await?;
                 match (tier, place) {
                     (Some(tier), _) => Ok(tier),
-                    (None, Place::Operator(operator)) => Ok(self.tier(operator)),
+                    (None, TierPlace::Operator(operator)) => Ok(self.tier(operator)),
                     // The index names no blob, so an empty tier in memory is equivalent. OpenDAL
                     // would create the directory.
-                    (None, Place::Directory(_)) => Ok(self.tier(blobs::nothing()?)),
+                    (None, TierPlace::Directory(_)) => Ok(self.tier(blobs::nothing()?)),
                 }
             }
         }
     }
 
     /// Reads the record and the marker.
-    async fn inspect(&self, place: &Place) -> Result<TierView> {
+    async fn inspect(&self, place: &TierPlace) -> Result<TierView> {
         let known = StoreRecord::read(&*self.index)
             .await?
-            .map_or(Known::Nothing, Known::Record);
+            .map_or(TierRecord::Nothing, TierRecord::Record);
         let (tier, text) = self.resolve(place).await?;
         let marker = match &tier {
             Some(tier) => {
@@ -206,10 +206,10 @@ impl Claim {
     }
 
     /// Returns the tier, or `None` if its directory does not exist, and its location for messages.
-    async fn resolve(&self, place: &Place) -> Result<(Option<BlobTier>, String)> {
+    async fn resolve(&self, place: &TierPlace) -> Result<(Option<BlobTier>, String)> {
         let operator = match place {
-            Place::Operator(operator) => operator.clone(),
-            Place::Directory(path) => {
+            TierPlace::Operator(operator) => operator.clone(),
+            TierPlace::Directory(path) => {
                 let text = path.display().to_string();
                 let path = path.clone();
                 let shown = text.clone();
@@ -242,14 +242,14 @@ impl Claim {
     /// Takes the tier in the three steps of the file head, each durable before the next.
     async fn take_over(
         &self,
-        known: Known,
+        known: TierRecord,
         tier: Option<BlobTier>,
-        place: Place,
+        place: TierPlace,
     ) -> Result<BlobTier> {
         // Step 1: the record `Pending`. An existing record keeps its id.
         let id = match known {
-            Known::Record(record) => record.id,
-            Known::Nothing => {
+            TierRecord::Record(record) => record.id,
+            TierRecord::Nothing => {
                 let id = self.env.store_id();
                 StoreRecord {
                     id,
@@ -262,8 +262,8 @@ impl Claim {
         };
         let tier = match (tier, place) {
             (Some(tier), _) => tier,
-            (None, Place::Operator(operator)) => self.tier(operator),
-            (None, Place::Directory(path)) => {
+            (None, TierPlace::Operator(operator)) => self.tier(operator),
+            (None, TierPlace::Directory(path)) => {
                 let modes = self.options.modes;
                 self.tier(
                     self.env
@@ -389,37 +389,38 @@ async fn owned(tier: Option<BlobTier>, id: StoreId, text: &str) -> Result<BlobTi
 }
 
 /// Decides about a tier by the table in the file head. Pure function.
-fn decide(known: Known, marker: &Marker, adopt: bool, place: &str) -> Decision {
+fn decide(known: TierRecord, marker: &Marker, adopt: bool, place: &str) -> Decision {
     use TierState::{Claimed, Pending};
     let decision = match (known, marker) {
-        (Known::Record(StoreRecord { id, tier }), Marker::Of(found)) if *found == id => {
+        (TierRecord::Record(StoreRecord { id, tier }), Marker::Of(found)) if *found == id => {
             match tier {
                 Claimed => Decision::Open(id),
                 Pending => Decision::Note(id),
             }
         }
-        (Known::Record(StoreRecord { id, .. }), Marker::Of(found)) => {
+        (TierRecord::Record(StoreRecord { id, .. }), Marker::Of(found)) => {
             let cause = format!("belongs to another store: expected={id} found={found}");
             Decision::Refuse(refusal(ErrorKind::Invalid, &cause, place))
         }
-        (Known::Nothing, Marker::Of(found)) => {
+        (TierRecord::Nothing, Marker::Of(found)) => {
             let cause = format!("belongs to another store: found={found}");
             Decision::Refuse(refusal(ErrorKind::Invalid, &cause, place))
         }
-        (Known::Record(StoreRecord { id, tier: Pending }), Marker::Unreadable(bytes, _))
+        (TierRecord::Record(StoreRecord { id, tier: Pending }), Marker::Unreadable(bytes, _))
             if marker::is_unfinished(bytes, id) =>
         {
             // A crash while this store wrote its marker.
             Decision::IfPlausible
         }
-        (Known::Nothing | Known::Record(_), Marker::Unreadable(_, error)) => {
+        (TierRecord::Nothing | TierRecord::Record(_), Marker::Unreadable(_, error)) => {
             let refusal = refusal(error.kind(), "has an unreadable marker", place);
             Decision::Refuse(refusal.with_source(error.clone()))
         }
-        (Known::Nothing | Known::Record(StoreRecord { tier: Pending, .. }), Marker::Absent) => {
-            Decision::IfPlausible
-        }
-        (Known::Record(StoreRecord { id, tier: Claimed }), Marker::Absent) => {
+        (
+            TierRecord::Nothing | TierRecord::Record(StoreRecord { tier: Pending, .. }),
+            Marker::Absent,
+        ) => Decision::IfPlausible,
+        (TierRecord::Record(StoreRecord { id, tier: Claimed }), Marker::Absent) => {
             let cause = format!(
                 "is missing or is another tier (is its disk mounted?): expected={id} found=none"
             );

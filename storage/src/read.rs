@@ -58,8 +58,8 @@ use crate::types::{
 
 use budget::ReadBudget;
 use fetch::{BlobSource, Fetcher};
-use plan::Piece;
-use stats::Counters;
+use plan::ExtentPiece;
+use stats::ReadCounters;
 
 pub use budget::ReadUse;
 pub use head::ObjectMeta;
@@ -79,7 +79,7 @@ struct Inner {
     budget: ReadBudget,
     fetcher: Fetcher,
     limits: ReadLimits,
-    counters: Arc<Counters>,
+    counters: Arc<ReadCounters>,
 }
 
 /// Outcome of an attempt to open an object.
@@ -87,7 +87,7 @@ struct Inner {
     clippy::large_enum_variant,
     reason = "short-lived value; a box would cost every small read an allocation"
 )]
-enum Attempt {
+enum OpenAttempt {
     /// The object, or `None` if it is absent.
     Done(Option<OpenObject>),
     /// A write replaced the row during the attempt. The caller tries again.
@@ -103,7 +103,7 @@ impl Reads {
         env: Env,
         limits: ReadLimits,
     ) -> Self {
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(ReadCounters::default());
         let budget = ReadBudget::new(&limits);
         let fetcher = Fetcher::new(env.clone(), &limits, budget.clone(), counters.clone());
         Self(Arc::new(Inner {
@@ -150,8 +150,10 @@ impl Reads {
                 .await
                 .map_err(|error| error.with_id(id))?
             {
-                Attempt::Done(found) => return Ok(found.map(|object| object.with_permit(permit))),
-                Attempt::Replaced => {}
+                OpenAttempt::Done(found) => {
+                    return Ok(found.map(|object| object.with_permit(permit)));
+                }
+                OpenAttempt::Replaced => {}
             }
         }
         let message =
@@ -218,9 +220,9 @@ impl Reads {
     }
 
     /// Runs steps 1 to 5 of the file head once.
-    async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
+    async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<OpenAttempt> {
         let Some(mut row) = self.row(id).await? else {
-            return Ok(Attempt::Done(None));
+            return Ok(OpenAttempt::Done(None));
         };
         let within = range.resolve(row.metadata.size)?;
         let operation = row.operation;
@@ -240,7 +242,7 @@ impl Reads {
         }
     }
 
-    fn inline(&self, head: ObjectMeta, payload: &Bytes, range: Range<u64>) -> Result<Attempt> {
+    fn inline(&self, head: ObjectMeta, payload: &Bytes, range: Range<u64>) -> Result<OpenAttempt> {
         let intact = head
             .metadata
             .checksum
@@ -257,7 +259,7 @@ impl Reads {
                 "the inline payload does not match its checksum or its size",
             ));
         }
-        Ok(Attempt::Done(Some(OpenObject::inline(
+        Ok(OpenAttempt::Done(Some(OpenObject::inline(
             head,
             range,
             payload.slice(start..end),
@@ -267,7 +269,7 @@ impl Reads {
     /// Reads the row and its payload from a single snapshot, after the payload of the row that was
     /// read before was missing (step 2a). A snapshot contains the payload of its row, however often
     /// the object is overwritten.
-    async fn separate(&self, id: &ObjectId, range: ByteRange) -> Result<Attempt> {
+    async fn separate(&self, id: &ObjectId, range: ByteRange) -> Result<OpenAttempt> {
         let now = self.now();
         let snapshot = self.index().snapshot()?;
         let row = snapshot
@@ -277,10 +279,10 @@ impl Reads {
             .map(Row::decode)
             .transpose()?;
         let Some(row) = row.filter(|row| row.is_live(now)) else {
-            return Ok(Attempt::Replaced);
+            return Ok(OpenAttempt::Replaced);
         };
         let Body::Separate(payload) = row.body else {
-            return Ok(Attempt::Replaced);
+            return Ok(OpenAttempt::Replaced);
         };
         let found = snapshot.get(Table::Payloads, payload.as_bytes()).await?;
         drop(snapshot);
@@ -293,7 +295,7 @@ impl Reads {
             None if self.names_payload(id, payload).await? => {
                 Err(corrupt("the payload of the row is missing in the index"))
             }
-            None => Ok(Attempt::Replaced),
+            None => Ok(OpenAttempt::Replaced),
         }
     }
 
@@ -311,7 +313,7 @@ impl Reads {
         seen: OperationId,
         manifest: &Manifest,
         range: Range<u64>,
-    ) -> Result<Attempt> {
+    ) -> Result<OpenAttempt> {
         let pieces = plan::pieces(manifest, &range);
         // Pinned before the row is read again in `sources` (I8): the sweeper deletes a revision
         // only if the row no longer names it and it is not pinned.
@@ -321,14 +323,14 @@ impl Reads {
             .collect();
         let written_as = manifest.written_as().unwrap_or(&head.id);
         let Some(sources) = self.sources(&head.id, seen, written_as, pieces).await? else {
-            return Ok(Attempt::Replaced);
+            return Ok(OpenAttempt::Replaced);
         };
         let mut units = self.0.fetcher.units(sources);
         let first = match units.next().await.transpose()? {
             Some(Ok(first)) => Some(units.keep(first)),
             Some(Err(revision)) => {
                 self.check_missing_blob(&head, seen, revision).await?;
-                return Ok(Attempt::Replaced);
+                return Ok(OpenAttempt::Replaced);
             }
             None => None,
         };
@@ -338,7 +340,7 @@ impl Reads {
             rest: units,
             pins,
         };
-        Ok(Attempt::Done(Some(OpenObject::streamed(
+        Ok(OpenAttempt::Done(Some(OpenObject::streamed(
             head, range, first, source,
         ))))
     }
@@ -350,7 +352,7 @@ impl Reads {
         id: &ObjectId,
         seen: OperationId,
         written_as: &ObjectId,
-        pieces: Vec<Piece>,
+        pieces: Vec<ExtentPiece>,
     ) -> Result<Option<Vec<BlobSource>>> {
         // A write that replaces the row removes the checksums in the same batch. So both are read
         // from a single snapshot, and all checksums now rather than with the bytes.
@@ -358,7 +360,7 @@ impl Reads {
         if !names_operation(&*snapshot, id, seen).await? {
             return Ok(None);
         }
-        let key = |piece: &Piece| Bytes::copy_from_slice(piece.extent.revision.as_bytes());
+        let key = |piece: &ExtentPiece| Bytes::copy_from_slice(piece.extent.revision.as_bytes());
         let values = snapshot
             .get_many(Table::Payloads, pieces.iter().map(key).collect())
             .await?;

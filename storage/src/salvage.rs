@@ -113,14 +113,14 @@ pub async fn copy_tables(
     blobs: Option<&BlobTier>,
     env: &Env,
 ) -> Result<SalvageReport> {
-    let salvage = Salvage {
+    let salvage = RunningSalvage {
         old: old.snapshot()?,
         new,
         env,
     };
-    let mut known = Known {
+    let mut known = CopiedFacts {
         are_tables_consistent: losses.keep_tables_consistent(),
-        ..Known::default()
+        ..CopiedFacts::default()
     };
     let mut report = losses.into_report();
     salvage.payloads(&mut report).await?;
@@ -137,7 +137,7 @@ pub async fn copy_tables(
 
 /// Facts collected from the copied entries.
 #[derive(Default)]
-struct Known {
+struct CopiedFacts {
     /// Revisions that rows and parts name.
     named: BTreeSet<RevisionId>,
     /// Revisions that changes and orphans name.
@@ -150,13 +150,13 @@ struct Known {
 }
 
 /// A running salvage.
-struct Salvage<'a> {
+struct RunningSalvage<'a> {
     old: Box<dyn Snapshot>,
     new: &'a dyn Index,
     env: &'a Env,
 }
 
-impl Salvage<'_> {
+impl RunningSalvage<'_> {
     /// Copies the payloads. Reads each value separately, so that an unreadable value does not hide
     /// others.
     async fn payloads(&self, report: &mut SalvageReport) -> Result<()> {
@@ -183,7 +183,7 @@ impl Salvage<'_> {
     }
 
     /// Copies the rows, and builds their expiry entries.
-    async fn rows(&self, report: &mut SalvageReport, known: &mut Known) -> Result<()> {
+    async fn rows(&self, report: &mut SalvageReport, known: &mut CopiedFacts) -> Result<()> {
         let copied = self.new.snapshot()?;
         let mut writer = Writer::new(self.new);
         let mut next = Some(Range::all(PAGE));
@@ -234,7 +234,7 @@ impl Salvage<'_> {
     }
 
     /// Copies the upload records and parts, and builds the expiry entries of the uploads.
-    async fn sessions(&self, report: &mut SalvageReport, known: &mut Known) -> Result<()> {
+    async fn sessions(&self, report: &mut SalvageReport, known: &mut CopiedFacts) -> Result<()> {
         let mut writer = Writer::new(self.new);
         let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
@@ -262,7 +262,7 @@ impl Salvage<'_> {
     }
 
     /// Copies the changes, unless the tables are inconsistent.
-    async fn changes(&self, report: &mut SalvageReport, known: &mut Known) -> Result<()> {
+    async fn changes(&self, report: &mut SalvageReport, known: &mut CopiedFacts) -> Result<()> {
         let mut writer = Writer::new(self.new);
         let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
@@ -287,7 +287,7 @@ impl Salvage<'_> {
     }
 
     /// Copies the orphans that no copied row or part names, unless the tables are inconsistent.
-    async fn orphans(&self, report: &mut SalvageReport, known: &mut Known) -> Result<()> {
+    async fn orphans(&self, report: &mut SalvageReport, known: &mut CopiedFacts) -> Result<()> {
         let mut writer = Writer::new(self.new);
         let mut next = Some(Range::all(PAGE));
         while let Some(range) = next {
@@ -314,7 +314,7 @@ impl Salvage<'_> {
     }
 
     /// Copies the meta table, and raises the base version if the version of an object may be lost.
-    async fn meta(&self, report: &mut SalvageReport, known: &Known) -> Result<()> {
+    async fn meta(&self, report: &mut SalvageReport, known: &CopiedFacts) -> Result<()> {
         let mut writer = Writer::new(self.new);
         let mut next = Some(Range::all(PAGE));
         let mut base = Ok(None);
@@ -359,7 +359,7 @@ impl Salvage<'_> {
         &self,
         blobs: &BlobTier,
         report: &mut SalvageReport,
-        known: &Known,
+        known: &CopiedFacts,
     ) -> Result<()> {
         if known.rows_unread.is_empty() && known.are_tables_consistent {
             return Ok(());

@@ -1,5 +1,5 @@
 //! The scrub: verifies all entries of the index and all blobs against each other, and proposes
-//! repairs. [`Scrub`] is the walk, [`ScrubReport`] its result.
+//! repairs. [`ScrubWalk`] is the walk, [`ScrubReport`] its result.
 //!
 //! ```text
 //! walk                                                                 reads from
@@ -50,10 +50,10 @@ pub use damage::{Damage, RawKey};
 pub use finding::{Finding, FoundDamage, RepairAction, RepairOutcome, RepairPolicy};
 pub use report::{ScrubCounts, ScrubProgress, ScrubReport};
 
-use self::bytes::Pace;
-use blobs::Listing;
+use self::bytes::ScrubPace;
+use blobs::TierWalk;
 use payloads::Strays;
-use report::{Listener, Tally};
+use report::{Listener, ScrubTally};
 use sessions::Sessions;
 
 /// Extent to which a scrub verifies payload bytes.
@@ -92,29 +92,29 @@ impl Default for ScrubOptions {
 }
 
 /// A walk over both tiers.
-pub struct Scrub {
+pub struct ScrubWalk {
     reads: Reads,
     options: ScrubOptions,
-    tally: Arc<Tally>,
-    stage: Stage,
+    tally: Arc<ScrubTally>,
+    stage: WalkStage,
     /// True if a range of rows is unreadable: these rows may be the only entries that name some
     /// blobs.
     rows_are_unreadable: bool,
 }
 
 /// Current walk, with the range that remains.
-enum Stage {
+enum WalkStage {
     Rows(Range),
     Sessions(Box<Sessions>),
     Entries(Table, Range),
     Payloads(Strays),
     Bytes(Range),
     Parts(Range),
-    Blobs(Box<Listing>),
+    Blobs(Box<TierWalk>),
     Done,
 }
 
-impl Scrub {
+impl ScrubWalk {
     /// Creates a scrub of the store behind `reads`. `listener` is called with the progress from
     /// time to time.
     pub fn new(
@@ -126,8 +126,8 @@ impl Scrub {
         Self {
             reads,
             options,
-            tally: Arc::new(Tally::new(listener)),
-            stage: Stage::Rows(Range::all(rows::PAGE)),
+            tally: Arc::new(ScrubTally::new(listener)),
+            stage: WalkStage::Rows(Range::all(rows::PAGE)),
             rows_are_unreadable: false,
         }
     }
@@ -152,34 +152,34 @@ impl Scrub {
     pub async fn step(&mut self) -> Result<Option<Vec<FoundDamage>>> {
         let reads = &self.reads;
         let tally = &*self.tally;
-        let pace = Pace {
+        let pace = ScrubPace {
             depth: self.options.depth,
             // 0 would never make progress.
             at_once: self.options.objects_at_once.max(1),
         };
         let (found, next) = match &mut self.stage {
-            Stage::Rows(range) => {
+            WalkStage::Rows(range) => {
                 let (found, rest) = rows::page(reads.index(), range.clone(), tally).await?;
                 let is_range =
                     |found: &FoundDamage| matches!(found.damage, Damage::UnreadableRange { .. });
-                // Kept until the walk over blobs: see `Listing::new`.
+                // Kept until the walk over blobs: see `TierWalk::new`.
                 self.rows_are_unreadable |= found.iter().any(is_range);
                 (
                     found,
-                    rest.map_or_else(|| Stage::Sessions(Box::default()), Stage::Rows),
+                    rest.map_or_else(|| WalkStage::Sessions(Box::default()), WalkStage::Rows),
                 )
             }
-            Stage::Sessions(sessions) => match sessions.page(reads.index(), tally).await? {
+            WalkStage::Sessions(sessions) => match sessions.page(reads.index(), tally).await? {
                 Some(found) => {
                     tally.notify();
                     return Ok(Some(found));
                 }
                 None => (
                     Vec::new(),
-                    Stage::Entries(Table::Expiry, Range::all(entries::PAGE)),
+                    WalkStage::Entries(Table::Expiry, Range::all(entries::PAGE)),
                 ),
             },
-            Stage::Entries(table, range) => {
+            WalkStage::Entries(table, range) => {
                 let (mut found, rest) =
                     entries::page(reads.index(), *table, range.clone(), tally).await?;
                 let table = *table;
@@ -188,34 +188,40 @@ impl Scrub {
                 }
                 (
                     found,
-                    rest.map_or_else(|| stage_after(table), |rest| Stage::Entries(table, rest)),
+                    rest.map_or_else(
+                        || stage_after(table),
+                        |rest| WalkStage::Entries(table, rest),
+                    ),
                 )
             }
-            Stage::Payloads(strays) => match strays.page(reads.index(), tally).await? {
-                Some(found) => (found, Stage::Payloads(std::mem::take(strays))),
-                None => (Vec::new(), Stage::Bytes(Range::all(self::bytes::PAGE))),
+            WalkStage::Payloads(strays) => match strays.page(reads.index(), tally).await? {
+                Some(found) => (found, WalkStage::Payloads(std::mem::take(strays))),
+                None => (Vec::new(), WalkStage::Bytes(Range::all(self::bytes::PAGE))),
             },
-            Stage::Bytes(range) => {
+            WalkStage::Bytes(range) => {
                 let (found, rest) = self::bytes::page(reads, pace, range.clone(), tally).await?;
                 (
                     found,
-                    rest.map_or_else(|| Stage::Parts(sessions::all(parts::PAGE)), Stage::Bytes),
+                    rest.map_or_else(
+                        || WalkStage::Parts(sessions::all(parts::PAGE)),
+                        WalkStage::Bytes,
+                    ),
                 )
             }
-            Stage::Parts(range) => {
+            WalkStage::Parts(range) => {
                 let (found, rest) = parts::page(reads, pace, range.clone(), tally).await?;
                 let grace = self.options.grace;
-                let blobs = || Stage::blobs(reads, grace, self.rows_are_unreadable);
-                (found, rest.map_or_else(blobs, Stage::Parts))
+                let blobs = || WalkStage::blobs(reads, grace, self.rows_are_unreadable);
+                (found, rest.map_or_else(blobs, WalkStage::Parts))
             }
-            Stage::Blobs(listing) => match listing.page(reads, tally).await? {
+            WalkStage::Blobs(listing) => match listing.page(reads, tally).await? {
                 Some(found) => {
                     tally.notify();
                     return Ok(Some(found));
                 }
-                None => (Vec::new(), Stage::Done),
+                None => (Vec::new(), WalkStage::Done),
             },
-            Stage::Done => return Ok(None),
+            WalkStage::Done => return Ok(None),
         };
         self.tally.notify();
         self.stage = next;
@@ -223,26 +229,26 @@ impl Scrub {
     }
 }
 
-impl Stage {
+impl WalkStage {
     /// Begins the walk over blobs.
     fn blobs(reads: &Reads, grace: Duration, rows_are_unreadable: bool) -> Self {
         // A lost row may leave block checksums behind, so that they do not prove a row.
         let suspects_filed = rows_are_unreadable;
-        Self::Blobs(Box::new(Listing::new(reads, grace, suspects_filed)))
+        Self::Blobs(Box::new(TierWalk::new(reads, grace, suspects_filed)))
     }
 }
 
 /// Returns the stage after the entries of a table.
-fn stage_after(table: Table) -> Stage {
+fn stage_after(table: Table) -> WalkStage {
     match table {
-        Table::Expiry => Stage::Entries(Table::Changes, Range::all(entries::PAGE)),
-        Table::Changes => Stage::Entries(Table::Orphans, Range::all(entries::PAGE)),
-        Table::Orphans => Stage::Entries(
+        Table::Expiry => WalkStage::Entries(Table::Changes, Range::all(entries::PAGE)),
+        Table::Changes => WalkStage::Entries(Table::Orphans, Range::all(entries::PAGE)),
+        Table::Orphans => WalkStage::Entries(
             Table::Meta,
             Range::prefix(&last_versions_prefix(), entries::PAGE),
         ),
         Table::Rows | Table::Payloads | Table::Uploads | Table::Meta => {
-            Stage::Payloads(Strays::default())
+            WalkStage::Payloads(Strays::default())
         }
     }
 }

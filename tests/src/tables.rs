@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cenotaph::{Index, ObjectId};
 use cenotaph_storage::index::{Page, Range, Snapshot, Table};
 use cenotaph_storage::records::{
-    Filed, Part, Phase, Row, UploadRecord, decode_upload_record_key, expiry_key, is_part_key,
+    Filed, Part, Row, UploadPhase, UploadRecord, decode_upload_record_key, expiry_key, is_part_key,
     last_version_key, read_part_key, upload_expiry_key,
 };
 use cenotaph_storage::{RevisionKey, UploadId};
@@ -56,7 +56,7 @@ impl Uploads {
                 .expect("I3: parts come and go with their upload record");
             assert_eq!(
                 session.phase,
-                Phase::Open,
+                UploadPhase::Open,
                 "I3: an upload that has ended has no parts"
             );
             RevisionKey {
@@ -70,7 +70,7 @@ impl Uploads {
     pub fn open(&self) -> usize {
         self.sessions
             .values()
-            .filter(|(_, session)| session.phase == Phase::Open)
+            .filter(|(_, session)| session.phase == UploadPhase::Open)
             .count()
     }
 

@@ -16,7 +16,7 @@ use cenotaph_storage::decide::{
     PartRules, Precondition, PutResult, Selection, UploadMutation, UploadStep,
 };
 use cenotaph_storage::index::Table;
-use cenotaph_storage::records::{Phase, UploadRecord, upload_record_key};
+use cenotaph_storage::records::{UploadPhase, UploadRecord, upload_record_key};
 use cenotaph_storage::{
     Digest, Error, ErrorKind, ObjectId, PartNumber, Result, SyncPoint, UploadId, no_such_upload,
 };
@@ -67,7 +67,7 @@ impl Tiered {
             expires_at,
             attributes,
             precondition,
-            phase: Phase::Open,
+            phase: UploadPhase::Open,
         };
         let upload = self.context().env.upload_id();
         self.step(&id, upload, UploadMutation::Initiate(session))

@@ -19,7 +19,7 @@ use cenotaph_storage::index::Table;
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::{BASE_VERSION_KEY, BaseVersion};
 use cenotaph_storage::scrub::{
-    Damage, FoundDamage, RepairAction, RepairOutcome, RepairPolicy, Scrub, ScrubReport,
+    Damage, FoundDamage, RepairAction, RepairOutcome, RepairPolicy, ScrubReport, ScrubWalk,
 };
 use cenotaph_storage::{ErrorKind, ObjectId, Reason, Result, UploadId};
 use futures::stream::{self, StreamExt};
@@ -52,9 +52,9 @@ impl Tiered {
     ///
     /// # Errors
     /// [`Invalid`](ErrorKind::Invalid) if repairs are requested of a read-only engine; as
-    /// [`Scrub::step`] and [`check_blobs`](Self::check_blobs); with repairs as
+    /// [`ScrubWalk::step`] and [`check_blobs`](Self::check_blobs); with repairs as
     /// [`put_inline`](Self::put_inline) too, except [`Conflict`](ErrorKind::Conflict).
-    pub async fn scrub(&self, mut walk: Scrub, repair: RepairLevel) -> Result<ScrubReport> {
+    pub async fn scrub(&self, mut walk: ScrubWalk, repair: RepairLevel) -> Result<ScrubReport> {
         if repair > RepairLevel::Nothing {
             self.check_writable("scrub")?;
         }

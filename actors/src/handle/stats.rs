@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::records::{Change, Orphan, Phase, UploadRecord, all_sessions_prefix};
+use cenotaph_storage::records::{Change, Orphan, UploadPhase, UploadRecord, all_sessions_prefix};
 use cenotaph_storage::{Result, Timestamp};
 
 use crate::admission::permits::BudgetUse;
@@ -98,7 +98,7 @@ impl Tiered {
         let counters = &self.context.counters;
         let now = self.context.env.steady_now();
         let initiated = |value: &Bytes| match UploadRecord::decode(value) {
-            Ok(session) if session.phase == Phase::Open && session.is_live(now) => {
+            Ok(session) if session.phase == UploadPhase::Open && session.is_live(now) => {
                 Counted::Since(session.initiated)
             }
             Ok(_) => Counted::No,

@@ -15,7 +15,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use cenotaph_storage::decide::{Effect, Event, Plan};
+use cenotaph_storage::decide::{DecisionEvent, Effect, Plan};
 use cenotaph_storage::index::{CommitError, Completion};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
@@ -135,17 +135,17 @@ pub(crate) fn guarded<T: Send + 'static>(effect: Effect, reply: Reply<T>) -> Rep
 
 impl Context {
     /// Counts the event of a plan.
-    pub(crate) fn count(&self, event: Option<Event>) {
+    pub(crate) fn count(&self, event: Option<DecisionEvent>) {
         match event {
-            Some(Event::Conflict) => {
+            Some(DecisionEvent::Conflict) => {
                 self.counters.conflicts.fetch_add(1, Ordering::Relaxed);
                 metrics::counter!("cenotaph_conflicts_total").increment(1);
             }
-            Some(Event::Superseded) => {
+            Some(DecisionEvent::Superseded) => {
                 self.counters.superseded.fetch_add(1, Ordering::Relaxed);
                 metrics::counter!("cenotaph_superseded_total").increment(1);
             }
-            Some(Event::UploadForgotten) => {
+            Some(DecisionEvent::UploadForgotten) => {
                 metrics::counter!("cenotaph_uploads_forgotten_total").increment(1);
             }
             None => {}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use cenotaph_storage::decide::{Plan, PutResult, UploadMutation, UploadStep, UploadView};
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::records::{
-    Filed, Phase, UploadRecord, parts_prefix, read_part_key, upload_record_key,
+    Filed, UploadPhase, UploadRecord, parts_prefix, read_part_key, upload_record_key,
 };
 use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, Result, tamper};
 
@@ -98,7 +98,7 @@ pub(super) async fn view(reader: &mut Reader<'_>, step: &UploadStep) -> Result<U
         .transpose()?;
     let is_open = session
         .as_ref()
-        .is_some_and(|session| session.phase == Phase::Open);
+        .is_some_and(|session| session.phase == UploadPhase::Open);
     let filed = match &step.mutation {
         UploadMutation::Initiate(_) => BTreeMap::new(),
         UploadMutation::Part { number, .. } => reader.part_entry(&step.upload, *number).await?,

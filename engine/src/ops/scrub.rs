@@ -88,7 +88,7 @@ impl Scrub {
     async fn run(self) -> Result<ScrubReport> {
         self.engine.check_open("scrub")?;
         // The reads of the engine, so that the scrub shares their memory budget.
-        let walk = scrub::Scrub::new(self.engine.reads().clone(), self.options, self.listener);
+        let walk = scrub::ScrubWalk::new(self.engine.reads().clone(), self.options, self.listener);
         self.engine.tiered().scrub(walk, self.repair).await
     }
 }

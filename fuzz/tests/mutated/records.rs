@@ -6,7 +6,7 @@ use bytes::Bytes;
 use cenotaph_storage::decide::{Precondition, PutResult, WriteOutcome};
 use cenotaph_storage::records::{
     Attributes, BaseVersion, BlockChecksums, Body, Change, Filed, LastVersion, Orphan, PartsDigest,
-    Phase, Row, StoreRecord, UploadRecord, check_expiry_value, expiry_value, is_live,
+    UploadPhase, Row, StoreRecord, UploadRecord, check_expiry_value, expiry_value, is_live,
 };
 use cenotaph_storage::{Etag, ObjectId, OperationId, Timestamp, Version};
 use uuid::Uuid;
@@ -115,7 +115,7 @@ fn upload_record() {
         expires_at: Timestamp::from_millis(2000),
         attributes: Attributes::default(),
         precondition: Precondition::Etag(written.etag.unwrap()),
-        phase: Phase::Completed {
+        phase: UploadPhase::Completed {
             parts: PartsDigest([5; 32]),
             written,
         },
@@ -124,7 +124,7 @@ fn upload_record() {
         hex("01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 00"),
         completed.encode().to_vec(),
         UploadRecord {
-            phase: Phase::Aborted,
+            phase: UploadPhase::Aborted,
             precondition: Precondition::Absent,
             ..completed
         }

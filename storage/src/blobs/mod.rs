@@ -43,7 +43,7 @@ pub use owner::{Contents, Marker};
 use path::PATH_BYTES_MAX;
 pub use reader::BlobReader;
 pub use room::Room;
-use room::{Claim, SharedRoom};
+use room::{RoomClaim, SharedRoom};
 pub use writer::{BlobWriter, FinishedBlob};
 
 /// Number of blocks that one write to the `fs` service contains.
@@ -391,7 +391,7 @@ impl BlobTier {
     }
 
     /// Claims room for a write. Returns `None` if the blobs do not share a disk with the index.
-    fn claim(&self, bytes: usize) -> Result<Option<Claim>> {
+    fn claim(&self, bytes: usize) -> Result<Option<RoomClaim>> {
         self.0
             .room
             .get()

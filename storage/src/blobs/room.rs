@@ -1,4 +1,4 @@
-//! Claims of disk space by writers whose blobs share a disk with the index: [`Claim`].
+//! Claims of disk space by writers whose blobs share a disk with the index: [`RoomClaim`].
 //!
 //! Without claims, concurrent uploads would each find room for their next write, and together use
 //! the space that the index needs. So each writer claims the bytes of its next write, until the
@@ -20,7 +20,7 @@ pub(super) struct SharedRoom {
 }
 
 /// Claim of bytes that are about to be written. Dropping it ends the claim.
-pub(super) struct Claim {
+pub(super) struct RoomClaim {
     bytes: u64,
     claimed: Arc<AtomicU64>,
 }
@@ -37,11 +37,11 @@ impl SharedRoom {
     ///
     /// # Errors
     /// The error of [`Room`] if the disk has no room for all claims.
-    pub(super) fn claim(&self, bytes: u64) -> Result<Claim> {
+    pub(super) fn claim(&self, bytes: u64) -> Result<RoomClaim> {
         // The bytes are added before the check, so that concurrent claims count each other. On an
         // error, dropping the claim subtracts them.
         let before = self.claimed.fetch_add(bytes, Ordering::AcqRel);
-        let claim = Claim {
+        let claim = RoomClaim {
             bytes,
             claimed: Arc::clone(&self.claimed),
         };
@@ -49,7 +49,7 @@ impl SharedRoom {
     }
 }
 
-impl Drop for Claim {
+impl Drop for RoomClaim {
     fn drop(&mut self) {
         self.claimed.fetch_sub(self.bytes, Ordering::AcqRel);
     }

@@ -15,7 +15,7 @@ use opendal::Buffer;
 
 use super::assembly::Assembly;
 use super::path::path;
-use super::room::Claim;
+use super::room::RoomClaim;
 use super::{BlobTier, failure, trailer};
 use crate::types::{BlockHasher, Checksum, Error, ErrorKind, PartEtag, Result, RevisionKey};
 
@@ -40,7 +40,7 @@ pub struct FinishedBlob {
 ///  |   `---error or cancelled call---> Broken --finish--> error
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum WriterState {
     /// Accepts bytes.
     Open,
     /// All bytes were passed to OpenDAL.
@@ -62,9 +62,9 @@ pub struct BlobWriter {
     /// Blocks of the next write to OpenDAL.
     unit: Vec<Bytes>,
     hasher: BlockHasher,
-    phase: Phase,
+    phase: WriterState,
     /// Disk space claimed for the last two units.
-    claims: [Option<Claim>; 2],
+    claims: [Option<RoomClaim>; 2],
 }
 
 impl BlobWriter {
@@ -76,7 +76,7 @@ impl BlobWriter {
             assembly: Assembly::default(),
             unit: Vec::new(),
             hasher: BlockHasher::default(),
-            phase: Phase::Open,
+            phase: WriterState::Open,
             claims: [None, None],
         }
     }
@@ -92,14 +92,14 @@ impl BlobWriter {
     /// [`ErrorKind::Unavailable`] if the blob tier fails, [`ErrorKind::Invalid`] if its root is too
     /// long. After an error every further call fails.
     pub async fn write(&mut self, mut bytes: Bytes) -> Result<()> {
-        self.begin(Phase::Open)?;
+        self.begin(WriterState::Open)?;
         while let Some(block) = self.assembly.take(&mut bytes) {
             self.push(block);
             if self.unit.len() == self.tier.unit_blocks() {
                 self.write_unit().await?;
             }
         }
-        self.phase = Phase::Open;
+        self.phase = WriterState::Open;
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl BlobWriter {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn flush(&mut self) -> Result<()> {
-        self.begin(Phase::Open)?;
+        self.begin(WriterState::Open)?;
         if let Some(block) = self.assembly.rest() {
             self.push(block);
         }
@@ -116,7 +116,7 @@ impl BlobWriter {
         // The unit is written even if it is empty: the write opens the OpenDAL writer, and an empty
         // blob must exist.
         self.write_unit().await?;
-        self.phase = Phase::Flushed;
+        self.phase = WriterState::Flushed;
         Ok(())
     }
 
@@ -127,10 +127,10 @@ impl BlobWriter {
     /// As [`write`](Self::write). After an error, or if the returned future is dropped, the blob
     /// may exist or appear later.
     pub async fn finish(mut self) -> Result<FinishedBlob> {
-        if self.phase == Phase::Open {
+        if self.phase == WriterState::Open {
             self.flush().await?;
         }
-        self.begin(Phase::Flushed)?;
+        self.begin(WriterState::Flushed)?;
         // Closed first: OpenDAL syncs the file on close, then the directory entries are synced
         // (I2).
         self.close().await?;
@@ -162,7 +162,7 @@ impl BlobWriter {
     }
 
     /// Begins a call that requires this phase. The call sets the next phase when it succeeds.
-    fn begin(&mut self, expected: Phase) -> Result<()> {
+    fn begin(&mut self, expected: WriterState) -> Result<()> {
         if self.phase != expected {
             let message = format!("the blob writer cannot continue: phase={:?}", self.phase);
             return Err(
@@ -170,7 +170,7 @@ impl BlobWriter {
             );
         }
         // Broken until the call succeeds: the call may fail or be cancelled at any await.
-        self.phase = Phase::Broken;
+        self.phase = WriterState::Broken;
         Ok(())
     }
 

@@ -34,7 +34,7 @@ mod upload_step;
 
 pub use fence::{fence, fence_orphans, not_fenced, record, revision_key};
 pub use parts::{PartRules, Selection};
-pub use plan::{Effect, Event, Plan, ReadEntry, ReadSet, ReadValue, conflict};
+pub use plan::{DecisionEvent, Effect, Plan, ReadEntry, ReadSet, ReadValue, conflict};
 pub use prune::{is_due, prune};
 pub use rename::Rename;
 pub(crate) use repair::is_as_written;

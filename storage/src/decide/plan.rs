@@ -28,7 +28,7 @@ pub struct Plan<T> {
     /// Relation between the reply and the commit.
     pub effect: Effect,
     /// Event to count, if the decision is one.
-    pub event: Option<Event>,
+    pub event: Option<DecisionEvent>,
     /// Entries that the decision was based on.
     pub reads: ReadSet,
 }
@@ -50,7 +50,7 @@ pub enum Effect {
 
 /// Decisions that the metrics count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum DecisionEvent {
     /// A precondition did not hold.
     Conflict,
     /// A later write won against a large put or a completion.
@@ -74,7 +74,7 @@ impl<T> Plan<T> {
     /// Returns a plan for a request whose precondition does not hold.
     pub fn conflict(operation: &'static str, current: Option<ObjectVersion>) -> Self {
         Self {
-            event: Some(Event::Conflict),
+            event: Some(DecisionEvent::Conflict),
             ..Self::nothing(Err(conflict(operation, current)))
         }
     }

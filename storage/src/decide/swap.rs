@@ -31,7 +31,7 @@ use bytes::Bytes;
 use super::plan::fenced;
 use super::results::SwapReply;
 use super::transition::{self, Transition};
-use super::{Effect, Event, ExpectedRow, Plan, Precondition, RowState, repair};
+use super::{DecisionEvent, Effect, ExpectedRow, Plan, Precondition, RowState, repair};
 use crate::index::{Batch, Table};
 use crate::records::{
     Amendment, Attributes, BlockChecksums, Body, EMBEDDED_BYTES_MAX, Extension, LastVersion,
@@ -217,7 +217,7 @@ impl Swap {
             && !expected.is_met(row_state, now)
         {
             let superseded = Plan {
-                event: Some(Event::Superseded),
+                event: Some(DecisionEvent::Superseded),
                 ..Plan::new(Batch::new(), Ok(SwapReply::SUPERSEDED), Effect::Commits)
             };
             return self.lost(superseded, now);
@@ -296,7 +296,7 @@ impl Swap {
                 } else {
                     Body::Separate(self.operation)
                 };
-                let content = Content {
+                let content = RowContent {
                     body,
                     size: payload.len() as u64,
                     checksum: Some(Checksum::of(payload)),
@@ -309,7 +309,7 @@ impl Swap {
                 attributes,
                 ..
             } => {
-                let content = Content {
+                let content = RowContent {
                     body: Body::Tombstone(manifest.clone()),
                     size: manifest.bytes().unwrap_or(u64::MAX),
                     checksum: *checksum,
@@ -423,14 +423,14 @@ enum Next {
 }
 
 /// New content of an object.
-pub(super) struct Content {
+pub(super) struct RowContent {
     pub(super) body: Body,
     /// Size of the payload, in bytes.
     pub(super) size: u64,
     pub(super) checksum: Option<Checksum>,
 }
 
-impl Content {
+impl RowContent {
     /// Returns the row that this content makes of an object in this state.
     pub(super) fn row(
         self,

@@ -27,8 +27,8 @@ use super::transition::give_up;
 use super::{Effect, Plan};
 use crate::index::{Batch, Table};
 use crate::records::{
-    BlockChecksums, Filed, Part, Phase, UploadRecord, check_expiry_value, expiry_value, part_key,
-    upload_expiry_key, upload_record_key,
+    BlockChecksums, Filed, Part, UploadPhase, UploadRecord, check_expiry_value, expiry_value,
+    part_key, upload_expiry_key, upload_record_key,
 };
 use crate::types::{ObjectId, PartNumber, RevisionId, Timestamp, UploadId};
 
@@ -145,7 +145,7 @@ impl UploadRepair {
 }
 
 fn is_open(seen: &SeenUpload) -> bool {
-    matches!(&seen.session, SeenEntry::Whole(session) if session.phase == Phase::Open)
+    matches!(&seen.session, SeenEntry::Whole(session) if session.phase == UploadPhase::Open)
 }
 
 fn expiry(key: Bytes, deadline: Timestamp, seen: &SeenUpload) -> Option<Batch> {

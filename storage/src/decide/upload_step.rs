@@ -33,12 +33,14 @@ use std::time::Duration;
 use super::fence::revision_key;
 use super::parts::{PartRules, Selection, assemble, digest, refused};
 use super::plan::fenced;
-use super::swap::Content;
+use super::swap::RowContent;
 use super::transition::{self, Transition, give_up};
-use super::{Effect, Event, ExpectedRow, Plan, Precondition, PutResult, RowState, WriteOutcome};
+use super::{
+    DecisionEvent, Effect, ExpectedRow, Plan, Precondition, PutResult, RowState, WriteOutcome,
+};
 use crate::index::{Batch, Table};
 use crate::records::{
-    Attributes, BlockChecksums, Body, Part, Phase, UploadRecord, expiry_value, part_key,
+    Attributes, BlockChecksums, Body, Part, UploadPhase, UploadRecord, expiry_value, part_key,
     upload_expiry_key, upload_record_key,
 };
 use crate::types::{
@@ -131,7 +133,7 @@ impl UploadStep {
                 rules,
                 kept_for,
             } => known.and_then(|known| {
-                let completion = Completion {
+                let completion = UploadCompletion {
                     step: self,
                     parts,
                     expected: *expected,
@@ -145,7 +147,7 @@ impl UploadStep {
                 known.and_then(|known| self.abort(known, view, now, *kept_for))
             }
             UploadMutation::Expire if view.session.is_some() && record.is_none() => Ok(Plan {
-                event: Some(Event::UploadForgotten),
+                event: Some(DecisionEvent::UploadForgotten),
                 ..self.ended(view, &self.revisions(view), None, None, now)
             }),
             UploadMutation::Expire => Ok(unchanged(view, None)),
@@ -215,9 +217,9 @@ impl UploadStep {
         kept_for: Duration,
     ) -> Result<Plan<Option<PutResult>>> {
         match &known.phase {
-            Phase::Aborted => Ok(unchanged(view, None)),
-            Phase::Open | Phase::Completed { .. } => {
-                let session = ended(open(known)?, Phase::Aborted, now.after(kept_for));
+            UploadPhase::Aborted => Ok(unchanged(view, None)),
+            UploadPhase::Open | UploadPhase::Completed { .. } => {
+                let session = ended(open(known)?, UploadPhase::Aborted, now.after(kept_for));
                 let revisions = self.revisions(view);
                 Ok(self.ended(view, &revisions, Some(&session), None, now))
             }
@@ -273,7 +275,7 @@ impl UploadStep {
 }
 
 /// A completion of an upload whose record exists.
-struct Completion<'a> {
+struct UploadCompletion<'a> {
     step: &'a UploadStep,
     parts: &'a Selection,
     expected: ExpectedRow,
@@ -284,14 +286,14 @@ struct Completion<'a> {
     until: Timestamp,
 }
 
-impl Completion<'_> {
+impl UploadCompletion<'_> {
     fn decide(
         &self,
         known: &UploadRecord,
         view: &UploadView,
         now: Timestamp,
     ) -> Result<Plan<Option<PutResult>>> {
-        if let Phase::Completed { parts, written } = &known.phase {
+        if let UploadPhase::Completed { parts, written } = &known.phase {
             return match self.parts {
                 Selection::Listed(listed) if digest(listed) != *parts => {
                     let message = "the upload was completed with other parts";
@@ -309,7 +311,7 @@ impl Completion<'_> {
             }
         }
         let completed = |written: &PutResult| {
-            let phase = Phase::Completed {
+            let phase = UploadPhase::Completed {
                 parts: digest(&listed),
                 written: written.clone(),
             };
@@ -320,7 +322,7 @@ impl Completion<'_> {
             return Ok(self.superseded(view, &completed(&PutResult::SUPERSEDED), now));
         }
         let named: BTreeSet<RevisionId> = manifest.revisions().collect();
-        let content = Content {
+        let content = RowContent {
             body: Body::Tombstone(manifest),
             size,
             checksum: None,
@@ -351,7 +353,7 @@ impl Completion<'_> {
         let revisions = self.step.revisions(view);
         let reply = Some(PutResult::SUPERSEDED);
         Plan {
-            event: Some(Event::Superseded),
+            event: Some(DecisionEvent::Superseded),
             ..self.step.ended(view, &revisions, Some(session), reply, now)
         }
     }
@@ -400,7 +402,7 @@ fn open(session: &UploadRecord) -> Result<&UploadRecord> {
     session.check_open().map(|()| session)
 }
 
-fn ended(session: &UploadRecord, phase: Phase, expires_at: Timestamp) -> UploadRecord {
+fn ended(session: &UploadRecord, phase: UploadPhase, expires_at: Timestamp) -> UploadRecord {
     UploadRecord {
         initiated: session.initiated,
         expires_at,

@@ -34,8 +34,8 @@ impl Scene {
         }
     }
 
-    fn claim(&self, adopt: bool) -> Claim {
-        Claim {
+    fn claim(&self, adopt: bool) -> TierClaim {
+        TierClaim {
             index: self.index.clone(),
             env: Env::real().unwrap(),
             options: BlobOptions::default(),
@@ -46,19 +46,19 @@ impl Scene {
 
     async fn open(&self) -> Result<BlobTier> {
         self.claim(false)
-            .take(Place::Operator(self.operator.clone()))
+            .take(TierPlace::Operator(self.operator.clone()))
             .await
     }
 
     async fn find(&self) -> Result<BlobTier> {
         self.claim(false)
-            .find(Place::Operator(self.operator.clone()))
+            .find(TierPlace::Operator(self.operator.clone()))
             .await
     }
 
     async fn adopt(&self) -> Result<BlobTier> {
         self.claim(true)
-            .take(Place::Operator(self.operator.clone()))
+            .take(TierPlace::Operator(self.operator.clone()))
             .await
     }
 
@@ -188,7 +188,7 @@ async fn reader_creates_no_directory_for_a_tier() {
     let find = || async {
         scene
             .claim(false)
-            .find(Place::Directory(absent.clone()))
+            .find(TierPlace::Directory(absent.clone()))
             .await
     };
     let tier = find().await.unwrap();
@@ -328,7 +328,7 @@ async fn no_directory_is_created_in_place_of_a_missing_tier() {
     let open = async || {
         scene
             .claim(false)
-            .take(Place::Directory(path.clone()))
+            .take(TierPlace::Directory(path.clone()))
             .await
     };
     let tier = open().await.unwrap();
@@ -374,7 +374,7 @@ async fn root_of_a_fresh_file_system_is_an_empty_tier() {
     std::fs::write(root.path().join("lost+found/x"), "unreadable").unwrap();
     scene
         .claim(false)
-        .take(Place::Directory(root.path().to_owned()))
+        .take(TierPlace::Directory(root.path().to_owned()))
         .await
         .unwrap();
 }
@@ -387,7 +387,7 @@ async fn blob_written_outside_the_tier_is_not_finished() {
     let away = root.path().join("away");
     let tier = scene
         .claim(false)
-        .take(Place::Directory(path.clone()))
+        .take(TierPlace::Directory(path.clone()))
         .await
         .unwrap();
     let key = || crate::RevisionKey {
@@ -423,7 +423,7 @@ async fn blob_deleted_outside_the_tier_is_not_deleted() {
     let away = root.path().join("away");
     let tier = scene
         .claim(false)
-        .take(Place::Directory(path.clone()))
+        .take(TierPlace::Directory(path.clone()))
         .await
         .unwrap();
     let object = crate::ObjectId::try_from("k").unwrap();
@@ -452,8 +452,8 @@ async fn blob_deleted_outside_the_tier_is_not_deleted() {
 fn adopting_replaces_every_refusal() {
     let unreadable = || Marker::Unreadable(vec![1], Error::new(ErrorKind::Corrupt, "open", "x"));
     let records = [TierState::Pending, TierState::Claimed]
-        .map(|tier| Known::Record(StoreRecord { id: id(1), tier }));
-    for known in records.into_iter().chain([Known::Nothing]) {
+        .map(|tier| TierRecord::Record(StoreRecord { id: id(1), tier }));
+    for known in records.into_iter().chain([TierRecord::Nothing]) {
         for marker in [
             Marker::Absent,
             Marker::Of(id(1)),

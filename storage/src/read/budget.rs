@@ -93,12 +93,12 @@ impl Drop for Gauged {
 }
 
 /// A waiting read, counted until it is dropped.
-struct Waiting {
+struct WaitingRead {
     count: Arc<AtomicUsize>,
     _gauged: Gauged,
 }
 
-impl Waiting {
+impl WaitingRead {
     fn count(waiting: &Arc<AtomicUsize>) -> Self {
         waiting.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -108,7 +108,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingRead {
     fn drop(&mut self) {
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
@@ -187,7 +187,7 @@ impl ReadBudget {
             .unwrap_or(u32::MAX)
             .min(self.demand.max);
         // Counted by a guard, so that a dropped future does not count as waiting.
-        let _waiting = Waiting::count(&self.waiting);
+        let _waiting = WaitingRead::count(&self.waiting);
         let acquire = Arc::clone(&self.demand.permits).acquire_many_owned(permits);
         match env.deadline(self.wait, acquire).await {
             Some(Ok(permits)) => Ok(self.demand.gauged(permits)),

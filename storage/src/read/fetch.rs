@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 
 use super::budget::{Leave, ReadBudget};
 use super::limits::ReadLimits;
-use super::plan::{Piece, Unit};
-use super::stats::Counters;
+use super::plan::{ExtentPiece, Unit};
+use super::stats::ReadCounters;
 use crate::blobs::BlobReader;
 use crate::env::Env;
 use crate::types::{Checksum, Error, ErrorKind, ObjectId, Result, RevisionId};
@@ -37,7 +37,7 @@ pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The requested bytes of a unit, block by block. The blocks are verified and not empty.
 #[derive(Default)]
-pub(crate) struct Blocks {
+pub(crate) struct UnitBlocks {
     blocks: vec::IntoIter<Bytes>,
     /// Held permit of the bytes, released when the reader has taken the last block.
     permit: Option<Leave>,
@@ -47,13 +47,13 @@ pub(crate) struct Blocks {
 }
 
 #[cfg(test)]
-impl Blocks {
+impl UnitBlocks {
     pub(super) fn bytes_at_hand(&self) -> usize {
         self.blocks.as_slice().iter().map(Bytes::len).sum()
     }
 }
 
-impl Iterator for Blocks {
+impl Iterator for UnitBlocks {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
@@ -66,7 +66,7 @@ impl Iterator for Blocks {
 }
 
 /// Outcome of fetching a unit: its blocks, or the revision whose blob is missing.
-pub(crate) type Fetched = Result<Blocks, RevisionId>;
+pub(crate) type Fetched = Result<UnitBlocks, RevisionId>;
 
 /// A unit to fetch, and its source.
 type Wanted = (Arc<BlobSource>, Unit);
@@ -76,7 +76,7 @@ pub(super) struct BlobSource {
     /// Object to which the bytes belong.
     pub(super) id: ObjectId,
     /// Part of an extent to read.
-    pub(super) piece: Piece,
+    pub(super) piece: ExtentPiece,
     /// Reader of the blob of the extent.
     pub(super) reader: BlobReader,
     /// Checksums of all blocks of the extent.
@@ -90,7 +90,7 @@ pub(super) struct Fetcher {
     read_ahead: usize,
     unit_blocks: u64,
     budget: ReadBudget,
-    counters: Arc<Counters>,
+    counters: Arc<ReadCounters>,
 }
 
 /// The units of a stream in order. Fetching begins with the first call of [`next`](Self::next).
@@ -117,7 +117,7 @@ struct Fetching {
 type Slot = Arc<Mutex<Option<Result<Fetched>>>>;
 
 /// A fetched unit, and its demand permit if it has no held permit.
-type Work = (Result<Fetched>, Option<Leave>);
+type FetchResult = (Result<Fetched>, Option<Leave>);
 
 impl Units {
     /// Returns the next unit, or `None` after the last unit. Cancel safe: dropping the future loses
@@ -158,7 +158,7 @@ impl Units {
 
     /// Keeps blocks that their reader may take much later. Blocks for which no held permit is
     /// available are dropped, and fetched again when the reader requests them.
-    pub(super) fn keep(&mut self, mut blocks: Blocks) -> Blocks {
+    pub(super) fn keep(&mut self, mut blocks: UnitBlocks) -> UnitBlocks {
         let Some(wanted) = blocks.origin.take() else {
             return blocks;
         };
@@ -167,7 +167,7 @@ impl Units {
             return blocks;
         }
         self.again = Some(wanted);
-        Blocks::default()
+        UnitBlocks::default()
     }
 
     /// Starts fetching units ahead, up to `read_ahead` units and as many as have a held permit.
@@ -205,7 +205,7 @@ impl Fetcher {
         env: Env,
         limits: &ReadLimits,
         budget: ReadBudget,
-        counters: Arc<Counters>,
+        counters: Arc<ReadCounters>,
     ) -> Self {
         let unit_blocks = u64::from(limits.unit_blocks.max(1));
         Self {
@@ -233,7 +233,7 @@ impl Fetcher {
     fn ahead(&self, wanted: Wanted, permit: Leave) -> Fetching {
         self.spawn(wanted, async move |(source, unit)| {
             let fetched = fetch(&source, &unit).await;
-            let held = |blocks: Vec<Bytes>| Blocks {
+            let held = |blocks: Vec<Bytes>| UnitBlocks {
                 blocks: blocks.into_iter(),
                 permit: Some(permit),
                 origin: None,
@@ -258,7 +258,7 @@ impl Fetcher {
                     // reader does not block the demand of others.
                     match budget.hold(wanted.1.bytes) {
                         Some(permit) => (
-                            Ok(Ok(Blocks {
+                            Ok(Ok(UnitBlocks {
                                 blocks,
                                 permit: Some(permit),
                                 origin: None,
@@ -266,7 +266,7 @@ impl Fetcher {
                             None,
                         ),
                         None => (
-                            Ok(Ok(Blocks {
+                            Ok(Ok(UnitBlocks {
                                 blocks,
                                 permit: None,
                                 origin: Some(wanted),
@@ -284,7 +284,7 @@ impl Fetcher {
     /// Spawns a task that fetches a unit. The task ends when its reader is dropped.
     fn spawn<W>(&self, wanted: Wanted, work: impl FnOnce(Wanted) -> W) -> Fetching
     where
-        W: Future<Output = Work> + Send + 'static,
+        W: Future<Output = FetchResult> + Send + 'static,
     {
         let (done_sender, done) = oneshot::channel();
         let (reader, mut taken) = oneshot::channel::<()>();

@@ -108,7 +108,7 @@ impl Reads {
     /// - The errors of the index.
     pub async fn list(&self, request: ListRequest) -> Result<ListPage> {
         self.check_limit(request.limit)?;
-        let Some(mut listing) = Listing::new(&request) else {
+        let Some(mut listing) = PageState::new(&request) else {
             return Ok(ListPage {
                 entries: Vec::new(),
                 next: None,
@@ -120,7 +120,7 @@ impl Reads {
         let now = self.now();
         listing.run(&*self.index().snapshot()?, now).await?;
         if listing.passed_over
-            && let Some(again) = Listing::new(&request)
+            && let Some(again) = PageState::new(&request)
         {
             // The deadline of an expired object may have been extended in time by a batch that is
             // not durable yet. So the page is read again after all submitted batches are durable.
@@ -133,7 +133,7 @@ impl Reads {
 }
 
 /// State of a page that is being read.
-struct Listing {
+struct PageState {
     /// Common beginning of the encoded ids to list: the namespace, then the key prefix.
     prefix: Bytes,
     /// Offset of the key in an encoded id.
@@ -152,7 +152,7 @@ struct Listing {
     wanted: usize,
 }
 
-impl Listing {
+impl PageState {
     /// Creates the state of a request, or returns `None` if no key can match.
     fn new(request: &ListRequest) -> Option<Self> {
         if request.prefix.len() > KEY_BYTES_MAX {

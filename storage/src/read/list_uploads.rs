@@ -8,8 +8,8 @@ use crate::index::{PartialPage, Range, Snapshot, Table, UnreadableRange};
 use crate::read::Reads;
 use crate::read::list::OnDamage;
 use crate::records::{
-    Attributes, Filed, Part, Phase, UploadRecord, decode_upload_record_key, part_key, parts_prefix,
-    read_part_key, session_prefix, upload_record_key,
+    Attributes, Filed, Part, UploadPhase, UploadRecord, decode_upload_record_key, part_key,
+    parts_prefix, read_part_key, session_prefix, upload_record_key,
 };
 use crate::types::{
     Error, ErrorKind, KEY_BYTES_MAX, Namespace, ObjectId, PartEtag, PartNumber, Result, Timestamp,
@@ -140,8 +140,8 @@ impl Reads {
         }
         let session = session?;
         match session.phase {
-            Phase::Open | Phase::Completed { .. } => Ok(()),
-            Phase::Aborted => session.check_open(),
+            UploadPhase::Open | UploadPhase::Completed { .. } => Ok(()),
+            UploadPhase::Aborted => session.check_open(),
         }
     }
 
@@ -338,7 +338,7 @@ fn checked(
 fn open_upload(key: &[u8], value: &Bytes, now: Timestamp) -> Result<Option<UploadInfo>> {
     let (id, upload_id) = decode_upload_record_key(key)?;
     let session = UploadRecord::decode(value).map_err(|error| error.with_id(&id))?;
-    let is_open = session.phase == Phase::Open && session.is_live(now);
+    let is_open = session.phase == UploadPhase::Open && session.is_live(now);
     let UploadRecord {
         initiated,
         expires_at,

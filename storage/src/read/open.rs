@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::budget::Leave;
-use super::fetch::{Blocks, Units};
+use super::fetch::{UnitBlocks, Units};
 use super::{ObjectMeta, Reads};
 use crate::read::pins::Pin;
 use crate::types::{Error, ErrorKind, OperationId, Result, RevisionId};
@@ -26,13 +26,13 @@ use crate::types::{Error, ErrorKind, OperationId, Result, RevisionId};
 pub struct OpenObject {
     head: ObjectMeta,
     range: Range<u64>,
-    content: Content,
+    content: UnreadBytes,
     /// Permit of an open object, released at the end of the bytes.
     permit: Option<Leave>,
 }
 
 /// Bytes that have not been returned yet.
-enum Content {
+enum UnreadBytes {
     /// All bytes are in memory.
     Inline(Bytes),
     /// A part of the bytes is in memory, the rest is in the blob tier.
@@ -46,7 +46,7 @@ enum Content {
 /// Bytes of an object in the blob tier.
 struct Streamed {
     /// Verified bytes in memory.
-    ready: Blocks,
+    ready: UnitBlocks,
     source: UnitSource,
     /// Revision whose blob is missing, until the row has been read again. Kept here because the
     /// future that reads the row may be dropped.
@@ -65,9 +65,9 @@ pub(super) struct UnitSource {
 impl OpenObject {
     pub(super) fn inline(head: ObjectMeta, range: Range<u64>, bytes: Bytes) -> Self {
         let content = if bytes.is_empty() {
-            Content::Done
+            UnreadBytes::Done
         } else {
-            Content::Inline(bytes)
+            UnreadBytes::Inline(bytes)
         };
         Self {
             head,
@@ -82,16 +82,16 @@ impl OpenObject {
     pub(super) fn streamed(
         head: ObjectMeta,
         range: Range<u64>,
-        first: Option<Blocks>,
+        first: Option<UnitBlocks>,
         source: UnitSource,
     ) -> Self {
         let content = match first {
-            Some(ready) => Content::Streamed(Box::new(Streamed {
+            Some(ready) => UnreadBytes::Streamed(Box::new(Streamed {
                 ready,
                 source,
                 missing: None,
             })),
-            None => Content::Done,
+            None => UnreadBytes::Done,
         };
         Self {
             head,
@@ -104,23 +104,23 @@ impl OpenObject {
     #[cfg(test)]
     pub(super) fn bytes_at_hand(&self) -> usize {
         match &self.content {
-            Content::Streamed(streamed) => streamed.ready.bytes_at_hand(),
-            Content::Inline(bytes) => bytes.len(),
-            Content::Failed(_) | Content::Done => 0,
+            UnreadBytes::Streamed(streamed) => streamed.ready.bytes_at_hand(),
+            UnreadBytes::Inline(bytes) => bytes.len(),
+            UnreadBytes::Failed(_) | UnreadBytes::Done => 0,
         }
     }
 
     /// Attaches the permit that counts the object as open. An object without bytes to return does
     /// not count.
     pub(super) fn with_permit(mut self, permit: Leave) -> Self {
-        if !matches!(self.content, Content::Done) {
+        if !matches!(self.content, UnreadBytes::Done) {
             self.permit = Some(permit);
         }
         self
     }
 
     /// Ends the read with a final content, and releases the pins and the permit.
-    fn end(&mut self, content: Content) {
+    fn end(&mut self, content: UnreadBytes) {
         self.content = content;
         self.permit = None;
     }
@@ -137,7 +137,7 @@ impl OpenObject {
 
     /// Returns whether all bytes are in memory because the object is inline.
     pub fn is_inline(&self) -> bool {
-        matches!(self.content, Content::Inline(_))
+        matches!(self.content, UnreadBytes::Inline(_))
     }
 
     /// Returns the next bytes of the range, verified and never empty, or `None` at the end.
@@ -152,20 +152,20 @@ impl OpenObject {
     /// After an error, every further call returns the same error.
     pub async fn next(&mut self) -> Result<Option<Bytes>> {
         let next = match &mut self.content {
-            Content::Inline(bytes) => {
+            UnreadBytes::Inline(bytes) => {
                 let bytes = std::mem::take(bytes);
-                self.end(Content::Done);
+                self.end(UnreadBytes::Done);
                 return Ok(Some(bytes));
             }
-            Content::Streamed(streamed) => streamed.next(&self.head).await,
-            Content::Failed(error) => return Err(error.clone()),
-            Content::Done => return Ok(None),
+            UnreadBytes::Streamed(streamed) => streamed.next(&self.head).await,
+            UnreadBytes::Failed(error) => return Err(error.clone()),
+            UnreadBytes::Done => return Ok(None),
         };
         // The content changes after the await only, so a dropped future repeats the same step.
         match &next {
             Ok(Some(_)) => {}
-            Ok(None) => self.end(Content::Done),
-            Err(error) => self.end(Content::Failed(error.clone())),
+            Ok(None) => self.end(UnreadBytes::Done),
+            Err(error) => self.end(UnreadBytes::Failed(error.clone())),
         }
         next
     }
@@ -248,10 +248,10 @@ impl Streamed {
 impl fmt::Debug for OpenObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (state, pins) = match &self.content {
-            Content::Inline(_) => ("inline", 0),
-            Content::Streamed(streamed) => ("streamed", streamed.source.pins.len()),
-            Content::Failed(_) => ("failed", 0),
-            Content::Done => ("done", 0),
+            UnreadBytes::Inline(_) => ("inline", 0),
+            UnreadBytes::Streamed(streamed) => ("streamed", streamed.source.pins.len()),
+            UnreadBytes::Failed(_) => ("failed", 0),
+            UnreadBytes::Done => ("done", 0),
         };
         f.debug_struct("OpenObject")
             .field("head", &self.head)

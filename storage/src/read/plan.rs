@@ -23,7 +23,7 @@ const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// The part of an extent that is within a range. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Piece {
+pub(super) struct ExtentPiece {
     /// Extent to read.
     pub(super) extent: Extent,
     /// Bytes to read, counted from the beginning of the extent.
@@ -42,11 +42,11 @@ pub(super) struct Unit {
 }
 
 /// Returns the pieces of `range` in order; no piece for an empty range.
-pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<Piece> {
+pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<ExtentPiece> {
     let piece = |(begins, extent): (u64, Extent)| {
         let from = range.start.max(begins);
         let to = range.end.min(begins.saturating_add(extent.bytes));
-        (from < to).then(|| Piece {
+        (from < to).then(|| ExtentPiece {
             extent,
             bytes: from - begins..to - begins,
         })
@@ -54,7 +54,7 @@ pub(super) fn pieces(manifest: &Manifest, range: &Range<u64>) -> Vec<Piece> {
     manifest.within(range).filter_map(piece).collect()
 }
 
-impl Piece {
+impl ExtentPiece {
     /// Returns the read of the next blocks of the piece, from `first_block` on or from the
     /// beginning of the piece. Reads at most `unit_blocks` blocks, at least 1. Returns `None` at
     /// the end of the piece.
@@ -102,7 +102,7 @@ mod tests {
         Manifest::of_parts(sizes.iter().enumerate().map(extent).collect())
     }
 
-    fn units(piece: &Piece, unit_blocks: u64) -> Vec<Unit> {
+    fn units(piece: &ExtentPiece, unit_blocks: u64) -> Vec<Unit> {
         let next = |last: &Unit| piece.unit(Some(last.blocks.end), unit_blocks);
         std::iter::successors(piece.unit(None, unit_blocks), next).collect()
     }

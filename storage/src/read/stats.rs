@@ -16,12 +16,12 @@ pub struct ReadStats {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(super) struct ReadCounters {
     missing_blobs: AtomicU64,
     corrupt_blocks: AtomicU64,
 }
 
-impl Counters {
+impl ReadCounters {
     /// Counts a missing blob that is pinned and named by a row.
     pub(super) fn missing(&self, id: &ObjectId) {
         // Logged here as well as returned, because only an operator can repair it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::Reads;
 use super::fetch::{BlobSource, Units};
-use super::plan::Piece;
+use super::plan::ExtentPiece;
 use crate::blobs::BlobTier;
 use crate::env::Env;
 use crate::read::pins::Pin;
@@ -38,7 +38,7 @@ impl Reads {
         key: &RevisionKey,
         checksums: Arc<[Checksum]>,
     ) -> Units {
-        let piece = Piece {
+        let piece = ExtentPiece {
             extent: *extent,
             bytes: 0..extent.bytes,
         };

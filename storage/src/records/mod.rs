@@ -38,6 +38,6 @@ pub use payload::BlockChecksums;
 pub use row::{Body, EMBEDDED_BYTES_MAX, Row};
 pub use store::{STORE_KEY, StoreRecord, TierState};
 pub use upload_record::{
-    PartsDigest, Phase, UploadRecord, all_sessions_prefix, decode_upload_record_key,
+    PartsDigest, UploadPhase, UploadRecord, all_sessions_prefix, decode_upload_record_key,
     session_prefix, upload_record_key,
 };

@@ -47,12 +47,12 @@ pub struct UploadRecord {
     /// Precondition of the completion.
     pub precondition: Precondition,
     /// Phase of the upload.
-    pub phase: Phase,
+    pub phase: UploadPhase,
 }
 
 /// Phase of a multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
+pub enum UploadPhase {
     /// The upload accepts parts.
     Open,
     /// The upload was completed. The record is kept until its deadline, so that a repeated
@@ -84,9 +84,9 @@ impl UploadRecord {
     /// [`ErrorKind::Invalid`] if the upload has ended.
     pub fn check_open(&self) -> Result<()> {
         let (ended, reason) = match self.phase {
-            Phase::Open => return Ok(()),
-            Phase::Completed { .. } => ("completed", Reason::UploadCompleted),
-            Phase::Aborted => ("aborted", Reason::UploadAborted),
+            UploadPhase::Open => return Ok(()),
+            UploadPhase::Completed { .. } => ("completed", Reason::UploadCompleted),
+            UploadPhase::Aborted => ("aborted", Reason::UploadAborted),
         };
         let message = format!("the upload has been {ended}");
         Err(Error::new(ErrorKind::Invalid, "multipart", message).with_reason(reason))
@@ -181,7 +181,7 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
-    fn session(phase: Phase) -> UploadRecord {
+    fn session(phase: UploadPhase) -> UploadRecord {
         UploadRecord {
             initiated: Timestamp::from_millis(1000),
             expires_at: Timestamp::from_millis(2000),
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    fn completed() -> Phase {
+    fn completed() -> UploadPhase {
         let etag = Etag::of(&OperationId::from_uuid(Uuid::from_u128(9)));
         let written = PutResult {
             outcome: WriteOutcome::Applied,
@@ -202,7 +202,7 @@ mod tests {
             etag: Some(etag),
             created: true,
         };
-        Phase::Completed {
+        UploadPhase::Completed {
             parts: PartsDigest([5; 32]),
             written,
         }
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn the_stored_form_is_stable() {
-        let open = session(Phase::Open).encode();
+        let open = session(UploadPhase::Open).encode();
         assert_golden(&open, "01 e807 d00f 01 03 612f62 00 00 00 00 00 02 07 00");
         let done = session(completed()).encode();
         let digest = "05".repeat(32);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::ScrubDepth;
-use super::report::Tally;
+use super::report::ScrubTally;
 use crate::blobs::path::is_long;
 use crate::read::Reads;
 use crate::records::{BlockChecksums, Extent};
@@ -18,9 +18,9 @@ use crate::types::{BlockHasher, Checksum, Error, ErrorKind, ObjectId, Result, Re
 
 /// Access of a scrub to the blob tier.
 #[derive(Clone, Copy)]
-pub(super) struct Blobs<'a> {
+pub(super) struct ScrubbedTier<'a> {
     pub(super) reads: &'a Reads,
-    pub(super) tally: &'a Tally,
+    pub(super) tally: &'a ScrubTally,
     pub(super) depth: ScrubDepth,
 }
 
@@ -40,7 +40,7 @@ pub(super) enum Blob {
     Missing,
 }
 
-impl Blobs<'_> {
+impl ScrubbedTier<'_> {
     /// Verifies the blob of an extent. `checksums` is the stored entry of its block checksums.
     ///
     /// # Errors

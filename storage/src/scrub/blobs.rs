@@ -25,7 +25,7 @@ use super::bytes::unreadable_row;
 use super::damage::Damage;
 use super::finding::{FoundDamage, RepairAction, RepairPolicy};
 use super::payloads::visit_rows;
-use super::report::Tally;
+use super::report::ScrubTally;
 use super::second::{contains, entry, newest, readable, visit};
 use super::sessions::visit_parts;
 use crate::blobs::{BlobName, FoundBlob};
@@ -44,7 +44,7 @@ const SUSPECTS_MAX: usize = 50_000;
 const CHANGES_PAGE: usize = 1000;
 
 /// The walk over the blob tier.
-pub(super) struct Listing {
+pub(super) struct TierWalk {
     blobs: BoxStream<'static, Result<FoundBlob>>,
     born_before: Timestamp,
     suspects: Suspects,
@@ -57,7 +57,7 @@ pub(super) struct Listing {
 /// Blobs without a known entry that names them.
 type Suspects = BTreeMap<RevisionId, FoundBlob>;
 
-impl Listing {
+impl TierWalk {
     pub(super) fn new(reads: &Reads, grace: Duration, suspects_filed: bool) -> Self {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let born_before = Timestamp::from_millis(
@@ -80,7 +80,7 @@ impl Listing {
     pub(super) async fn page(
         &mut self,
         reads: &Reads,
-        tally: &Tally,
+        tally: &ScrubTally,
     ) -> Result<Option<Vec<FoundDamage>>> {
         if self.is_over {
             return Ok(None);
@@ -136,7 +136,11 @@ impl Listing {
 }
 
 /// Returns the suspects that no entry names, as unknown blobs.
-async fn unknown(reads: &Reads, mut suspects: Suspects, tally: &Tally) -> Result<Vec<FoundDamage>> {
+async fn unknown(
+    reads: &Reads,
+    mut suspects: Suspects,
+    tally: &ScrubTally,
+) -> Result<Vec<FoundDamage>> {
     let forgets = reads.env().planted(Bug::ScrubForgetsChanges);
     let mut all_read = remove_named(&*reads.index().snapshot()?, &mut suspects, forgets).await?;
     if suspects.is_empty() {

@@ -15,10 +15,10 @@
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
-use super::blob::{Blob, Blobs};
+use super::blob::{Blob, ScrubbedTier};
 use super::damage::{Damage, RawKey};
 use super::finding::{FoundDamage, RepairAction, RepairPolicy};
-use super::report::Tally;
+use super::report::ScrubTally;
 use super::second::{contains, entry, readable};
 use super::{Paged, ScrubDepth};
 use crate::decide::{Lost, Repair, SeenEntry, is_as_written};
@@ -36,13 +36,18 @@ const LOOKS_MAX: usize = 16;
 
 /// Depth and concurrency of the verification.
 #[derive(Clone, Copy)]
-pub(super) struct Pace {
+pub(super) struct ScrubPace {
     pub(super) depth: ScrubDepth,
     pub(super) at_once: usize,
 }
 
 /// Verifies the bytes of a page of objects, several at a time.
-pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally) -> Result<Paged> {
+pub(super) async fn page(
+    reads: &Reads,
+    pace: ScrubPace,
+    range: Range,
+    tally: &ScrubTally,
+) -> Result<Paged> {
     // The walk over the rows has reported the unreadable entries.
     let page = reads
         .index()
@@ -55,9 +60,9 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
         .filter_map(|key| ObjectId::decode(key).ok())
         .collect();
     let looks = objects.into_iter().map(|object| async move {
-        Look {
+        ObjectCheck {
             reads,
-            blobs: Blobs {
+            blobs: ScrubbedTier {
                 reads,
                 tally,
                 depth: pace.depth,
@@ -77,9 +82,9 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
 }
 
 /// Verification of an object.
-struct Look<'a> {
+struct ObjectCheck<'a> {
     reads: &'a Reads,
-    blobs: Blobs<'a>,
+    blobs: ScrubbedTier<'a>,
     object: ObjectId,
 }
 
@@ -90,7 +95,7 @@ struct PinnedRow {
     _pins: Vec<Pin>,
 }
 
-impl Look<'_> {
+impl ObjectCheck<'_> {
     /// Verifies the bytes of the object, by the steps in the module documentation.
     async fn object(&self) -> Result<Vec<FoundDamage>> {
         for _ in 0..LOOKS_MAX {

@@ -20,7 +20,7 @@ use super::Paged;
 use super::bytes::unreadable_row;
 use super::damage::{Damage, RawKey};
 use super::finding::{FoundDamage, RepairAction, RepairPolicy};
-use super::report::Tally;
+use super::report::ScrubTally;
 use super::second::{self, is_still, newest, readable};
 use crate::decide::{Repair, UploadRepair};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
@@ -38,9 +38,9 @@ pub(super) async fn page(
     index: &dyn Index,
     table: Table,
     range: Range,
-    tally: &Tally,
+    tally: &ScrubTally,
 ) -> Result<Paged> {
-    let second::Entries {
+    let second::EntryPage {
         snapshot,
         page,
         found: unreadable,
@@ -123,12 +123,14 @@ async fn expiry(
     }
     let damage = match due {
         Due::Object(object) => match row(snapshot, &object).await? {
-            Held::Row(row) if row.metadata.expires_at == Some(deadline) => None,
+            HeldRow::Row(row) if row.metadata.expires_at == Some(deadline) => None,
             // The deadline in an undecodable row is unknown.
-            Held::Broken => None,
+            HeldRow::Broken => None,
             // The index cannot read the row: report the row, not the expiry entry.
-            Held::Unreadable(error) => return Ok(Some(unreadable_row(&object, &error))),
-            Held::Row(_) | Held::Nothing => Some(Damage::ExpiryWithoutRow { object, deadline }),
+            HeldRow::Unreadable(error) => return Ok(Some(unreadable_row(&object, &error))),
+            HeldRow::Row(_) | HeldRow::Nothing => {
+                Some(Damage::ExpiryWithoutRow { object, deadline })
+            }
         },
         Due::Upload(object, upload) => match session(snapshot, &object, &upload).await? {
             Some(Ok(session)) if session.expires_at == deadline => None,
@@ -179,9 +181,9 @@ async fn last_version(
         (Err(error), _) if error.kind() == ErrorKind::UnknownFormat => {
             Ok(Some(unreadable(Table::Meta, key, &error)))
         }
-        (_, Held::Unreadable(error)) => Ok(Some(unreadable_row(&object, &error))),
-        (_, Held::Broken) | (Ok(_), Held::Nothing) => Ok(None),
-        (Err(_), Held::Nothing) => {
+        (_, HeldRow::Unreadable(error)) => Ok(Some(unreadable_row(&object, &error))),
+        (_, HeldRow::Broken) | (Ok(_), HeldRow::Nothing) => Ok(None),
+        (Err(_), HeldRow::Nothing) => {
             let damage = Damage::BrokenEntry {
                 table: Table::Meta,
                 key: RawKey(key.clone()),
@@ -191,7 +193,7 @@ async fn last_version(
                 policy: repair,
             }))
         }
-        (_, Held::Row(_)) => Ok(Some(FoundDamage {
+        (_, HeldRow::Row(_)) => Ok(Some(FoundDamage {
             damage: Damage::FloorBesideRow { object },
             policy: repair,
         })),
@@ -238,7 +240,7 @@ fn unreadable(table: Table, key: &Bytes, error: &Error) -> FoundDamage {
 }
 
 /// State of the row of an object.
-enum Held {
+enum HeldRow {
     /// The row is readable.
     Row(Box<Row>),
     /// The row cannot be decoded. The walk over the rows has reported it.
@@ -250,14 +252,14 @@ enum Held {
 }
 
 /// Returns the state of the row of an object.
-async fn row(snapshot: &dyn Snapshot, object: &ObjectId) -> Result<Held> {
+async fn row(snapshot: &dyn Snapshot, object: &ObjectId) -> Result<HeldRow> {
     let value = match readable(snapshot.get(Table::Rows, object.encoded()).await)? {
         Ok(value) => value,
-        Err(error) => return Ok(Held::Unreadable(error)),
+        Err(error) => return Ok(HeldRow::Unreadable(error)),
     };
     Ok(match value.as_ref().map(Row::decode) {
-        Some(Ok(row)) => Held::Row(Box::new(row)),
-        Some(Err(_)) => Held::Broken,
-        None => Held::Nothing,
+        Some(Ok(row)) => HeldRow::Row(Box::new(row)),
+        Some(Err(_)) => HeldRow::Broken,
+        None => HeldRow::Nothing,
     })
 }

@@ -17,17 +17,17 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 
 use super::Paged;
-use super::blob::{Blob, Blobs};
-use super::bytes::Pace;
+use super::blob::{Blob, ScrubbedTier};
+use super::bytes::ScrubPace;
 use super::damage::Damage;
 use super::finding::{FoundDamage, RepairAction, RepairPolicy};
-use super::report::Tally;
+use super::report::ScrubTally;
 use super::second::{entry, readable};
 use crate::decide::{SeenEntry, UploadRepair, revision_key};
 use crate::index::{Range, Snapshot, Table};
 use crate::read::Reads;
 use crate::records::{
-    Filed, Part, Phase, UploadRecord, decode_upload_record_key, part_key, parts_prefix,
+    Filed, Part, UploadPhase, UploadRecord, decode_upload_record_key, part_key, parts_prefix,
     read_part_key, upload_record_key,
 };
 use crate::types::{ErrorKind, ObjectId, PartNumber, Result, RevisionId, UploadId};
@@ -41,14 +41,19 @@ const PARTS_PAGE: usize = 256;
 const LOOKS_MAX: usize = 16;
 
 /// Verifies the blobs of all parts of a page of uploads, several at a time.
-pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally) -> Result<Paged> {
+pub(super) async fn page(
+    reads: &Reads,
+    pace: ScrubPace,
+    range: Range,
+    tally: &ScrubTally,
+) -> Result<Paged> {
     // The walk over uploads has reported the unreadable entries.
     let sessions = reads
         .index()
         .snapshot()?
         .scan_over(Table::Uploads, range)
         .await?;
-    let blobs = Blobs {
+    let blobs = ScrubbedTier {
         reads,
         tally,
         depth: pace.depth,
@@ -59,7 +64,7 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
             // An ended upload has no parts, or its parts belong to an object already.
             && is_open(value, reads)
         {
-            let look = Look {
+            let look = UploadCheck {
                 blobs,
                 object: &object,
                 upload,
@@ -73,18 +78,18 @@ pub(super) async fn page(reads: &Reads, pace: Pace, range: Range, tally: &Tally)
 /// Returns whether an upload record is readable and its upload accepts parts.
 fn is_open(value: &Bytes, reads: &Reads) -> bool {
     UploadRecord::decode(value)
-        .is_ok_and(|session| session.phase == Phase::Open && session.is_live(reads.now()))
+        .is_ok_and(|session| session.phase == UploadPhase::Open && session.is_live(reads.now()))
 }
 
 /// Verification of an upload.
 #[derive(Clone, Copy)]
-struct Look<'a> {
-    blobs: Blobs<'a>,
+struct UploadCheck<'a> {
+    blobs: ScrubbedTier<'a>,
     object: &'a ObjectId,
     upload: UploadId,
 }
 
-impl Look<'_> {
+impl UploadCheck<'_> {
     /// Verifies the blobs of all parts of the upload.
     async fn parts(&self, at_once: usize) -> Result<Vec<FoundDamage>> {
         let mut range = Range::prefix(&parts_prefix(&self.upload), PARTS_PAGE);

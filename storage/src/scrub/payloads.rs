@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::damage::{Damage, RawKey};
 use super::finding::{FoundDamage, RepairAction, RepairPolicy};
-use super::report::Tally;
+use super::report::ScrubTally;
 use super::second::{contains, newest, visit};
 use super::sessions::visit_parts;
 use crate::decide::SeenEntry;
@@ -62,7 +62,7 @@ impl Strays {
     pub(super) async fn page(
         &mut self,
         index: &dyn Index,
-        tally: &Tally,
+        tally: &ScrubTally,
     ) -> Result<Option<Vec<FoundDamage>>> {
         if self.waiting.len() == 0 {
             let Some(rest) = self.rest.take() else {
@@ -86,7 +86,7 @@ impl Strays {
         &mut self,
         index: &dyn Index,
         mut range: Range,
-        tally: &Tally,
+        tally: &ScrubTally,
     ) -> Result<()> {
         let snapshot = index.snapshot()?;
         // A key that is not an id is never named by a row or part.

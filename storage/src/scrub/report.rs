@@ -78,7 +78,7 @@ pub struct ScrubProgress {
 pub(super) type Listener = Arc<dyn Fn(ScrubProgress) + Send + Sync>;
 
 /// Counters of a scrub, which report the progress to the listener.
-pub(super) struct Tally {
+pub(super) struct ScrubTally {
     objects: AtomicU64,
     entries: AtomicU64,
     named_blobs: AtomicU64,
@@ -90,7 +90,7 @@ pub(super) struct Tally {
     listener: Option<Listener>,
 }
 
-impl Tally {
+impl ScrubTally {
     pub(super) fn new(listener: Option<Listener>) -> Self {
         let zero = AtomicU64::default;
         Self {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Paged;
 use super::damage::{Damage, RawKey};
 use super::finding::{FoundDamage, RepairAction, RepairPolicy};
-use super::report::Tally;
+use super::report::ScrubTally;
 use super::second::{self, contains, is_still};
 use crate::decide::{Repair, SeenEntry};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
@@ -19,8 +19,8 @@ use crate::types::{ErrorKind, ObjectId, Result};
 pub(super) const PAGE: usize = 500;
 
 /// Verifies a page of rows.
-pub(super) async fn page(index: &dyn Index, range: Range, tally: &Tally) -> Result<Paged> {
-    let second::Entries {
+pub(super) async fn page(index: &dyn Index, range: Range, tally: &ScrubTally) -> Result<Paged> {
+    let second::EntryPage {
         snapshot,
         page,
         found: unreadable,

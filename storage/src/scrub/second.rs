@@ -12,7 +12,7 @@ use crate::index::{Index, Page, Range, Snapshot, Table};
 use crate::types::{Error, ErrorKind, Result};
 
 /// A page of entries from one snapshot, and the damage to the keys behind them.
-pub(super) struct Entries {
+pub(super) struct EntryPage {
     pub(super) snapshot: Box<dyn Snapshot>,
     pub(super) page: Page,
     pub(super) found: Vec<FoundDamage>,
@@ -20,7 +20,7 @@ pub(super) struct Entries {
 }
 
 /// Reads a page of entries. If a range is unreadable, reads the page again from the newest state.
-pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Result<Entries> {
+pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Result<EntryPage> {
     let mut snapshot = index.snapshot()?;
     let mut page = snapshot.scan_over(table, range.clone()).await?;
     if page.unreadable.is_some() {
@@ -36,7 +36,7 @@ pub(super) async fn entries(index: &dyn Index, table: Table, range: Range) -> Re
             policy: RepairPolicy::None,
         })
         .collect();
-    Ok(Entries {
+    Ok(EntryPage {
         snapshot,
         page: page.entries,
         found,

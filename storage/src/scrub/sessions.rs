@@ -24,12 +24,12 @@ use bytes::Bytes;
 
 use super::damage::{Damage, RawKey};
 use super::finding::{FoundDamage, RepairAction, RepairPolicy};
-use super::report::Tally;
+use super::report::ScrubTally;
 use super::second::{self, contains, is_still, newest, readable, visit};
 use crate::decide::{SeenEntry, UploadRepair};
 use crate::index::{Batch, Index, Range, Snapshot, Table};
 use crate::records::{
-    Filed, Part, Phase, UploadRecord, all_parts_prefix, all_sessions_prefix,
+    Filed, Part, UploadPhase, UploadRecord, all_parts_prefix, all_sessions_prefix,
     decode_upload_record_key, part_key, parts_prefix, read_part_key, upload_expiry_key,
 };
 use crate::types::{Error, ErrorKind, ObjectId, PartNumber, Result, UploadId};
@@ -44,7 +44,7 @@ const UPLOADS_MAX: usize = 200_000;
 pub(super) struct Sessions {
     /// Range that remains, or `None` at the end.
     rest: Option<Range>,
-    uploads: Uploads,
+    uploads: UploadsWithParts,
     /// Uploads with parts but without an open upload record, not yet returned.
     strays: vec::IntoIter<UploadId>,
     /// True if an upload record was unreadable: the strays may belong to this upload record.
@@ -55,7 +55,7 @@ impl Default for Sessions {
     fn default() -> Self {
         Self {
             rest: Some(Range::all(PAGE)),
-            uploads: Uploads::new(),
+            uploads: UploadsWithParts::new(),
             strays: Vec::new().into_iter(),
             may_be_needed: false,
         }
@@ -63,14 +63,14 @@ impl Default for Sessions {
 }
 
 /// Uploads with parts, and the numbers of their undecodable parts.
-type Uploads = BTreeMap<UploadId, Vec<PartNumber>>;
+type UploadsWithParts = BTreeMap<UploadId, Vec<PartNumber>>;
 
 impl Sessions {
     /// Verifies the next page. Returns its damage, possibly none, or `None` at the end of the walk.
     pub(super) async fn page(
         &mut self,
         index: &dyn Index,
-        tally: &Tally,
+        tally: &ScrubTally,
     ) -> Result<Option<Vec<FoundDamage>>> {
         if let Some(upload) = self.strays.next() {
             return stray(&*index.snapshot()?, &upload, self.may_be_needed)
@@ -94,9 +94,9 @@ impl Sessions {
         &mut self,
         index: &dyn Index,
         range: Range,
-        tally: &Tally,
+        tally: &ScrubTally,
     ) -> Result<Vec<FoundDamage>> {
-        let second::Entries {
+        let second::EntryPage {
             snapshot,
             page,
             found: unreadable,
@@ -105,10 +105,10 @@ impl Sessions {
         tally.entries(page.len());
         let mut found = Vec::new();
         for (key, value) in &page {
-            let damage = match Kind::of(key) {
-                Kind::UploadRecord => session(&*snapshot, key, value).await?,
-                Kind::Part => self.part(key, value, tally),
-                Kind::Unknown => Some(unknown(key)),
+            let damage = match EntryKind::of(key) {
+                EntryKind::UploadRecord => session(&*snapshot, key, value).await?,
+                EntryKind::Part => self.part(key, value, tally),
+                EntryKind::Unknown => Some(unknown(key)),
             };
             let Some(damage) = damage else { continue };
             // A shard confirms the other findings. These have no shard, so the walk reads the entry
@@ -130,7 +130,7 @@ impl Sessions {
     }
 
     /// Collects the upload of a part, or returns the damage to the entry.
-    fn part(&mut self, key: &Bytes, value: &Bytes, tally: &Tally) -> Option<FoundDamage> {
+    fn part(&mut self, key: &Bytes, value: &Bytes, tally: &ScrubTally) -> Option<FoundDamage> {
         let Ok((upload, number)) = read_part_key(key) else {
             return Some(misfiled(key));
         };
@@ -193,8 +193,8 @@ async fn open_uploads(
         let (object, upload) = decode_upload_record_key(key)?;
         match UploadRecord::decode(value).map(|session| session.phase) {
             // A damaged upload record may be open: keep the parts.
-            Ok(Phase::Open) | Err(_) => show(&object, upload),
-            Ok(Phase::Completed { .. } | Phase::Aborted) => {}
+            Ok(UploadPhase::Open) | Err(_) => show(&object, upload),
+            Ok(UploadPhase::Completed { .. } | UploadPhase::Aborted) => {}
         }
         Ok(())
     })
@@ -207,14 +207,14 @@ pub(super) fn all(limit: usize) -> Range {
 }
 
 /// Kind of an entry of the sessions table, by its key.
-enum Kind {
+enum EntryKind {
     UploadRecord,
     Part,
     /// Not written by this build or by earlier builds.
     Unknown,
 }
 
-impl Kind {
+impl EntryKind {
     fn of(key: &Bytes) -> Self {
         if key.starts_with(&all_sessions_prefix()) {
             Self::UploadRecord
@@ -390,11 +390,13 @@ pub(super) async fn visit_parts(
         snapshot,
         Table::Uploads,
         Range::all(PAGE),
-        |key, value| match Kind::of(key) {
+        |key, value| match EntryKind::of(key) {
             // An upload record names no revision. In a format of a later build it may.
-            Kind::UploadRecord => UploadRecord::decode(value).map(drop).or_else(unless_later),
-            Kind::Part => Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut show)),
-            Kind::Unknown => Err(Error::new(
+            EntryKind::UploadRecord => UploadRecord::decode(value).map(drop).or_else(unless_later),
+            EntryKind::Part => {
+                Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut show))
+            }
+            EntryKind::Unknown => Err(Error::new(
                 ErrorKind::UnknownFormat,
                 "scrub",
                 "the kind of the entry is unknown",

@@ -9,7 +9,7 @@ use cenotaph_storage::decide::{
 };
 use cenotaph_storage::index::{Batch, Completion, IndexStats, Page, Snapshot};
 use cenotaph_storage::records::{
-    Attributes, BlockChecksums, Extent, Manifest, Phase, expiry_key, expiry_value,
+    Attributes, BlockChecksums, Extent, Manifest, UploadPhase, expiry_key, expiry_value,
 };
 use cenotaph_storage::{Checksum, Epoch, RevisionId, Timestamp};
 use futures::FutureExt;
@@ -290,7 +290,7 @@ fn plan_of_an_upload_step_holds_every_read() {
         expires_at: at(1000),
         attributes: Attributes::default(),
         precondition: Precondition::None,
-        phase: Phase::Open,
+        phase: UploadPhase::Open,
     };
     let complete = UploadMutation::Complete {
         parts: Selection::All,

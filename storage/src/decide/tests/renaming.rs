@@ -36,7 +36,7 @@ fn renamed(
 /// Object and state of a conflict.
 fn conflict(plan: &Plan<Option<PutResult>>) -> (String, Option<ObjectVersion>) {
     let error = plan.reply.as_ref().unwrap_err();
-    assert!(plan.batch.is_empty() && plan.event == Some(Event::Conflict));
+    assert!(plan.batch.is_empty() && plan.event == Some(DecisionEvent::Conflict));
     let ErrorKind::Conflict { current } = error.kind() else {
         panic!("{error}")
     };

@@ -76,7 +76,7 @@ pub(super) fn decision(
     let orphans = orphans(&plan.batch);
     let settles = matches!(swap.mutation, Mutation::Tombstone { .. });
     match (&plan.reply, plan.event, plan.effect) {
-        (Err(error), Some(Event::Conflict), Effect::Nothing) => {
+        (Err(error), Some(DecisionEvent::Conflict), Effect::Nothing) => {
             let ErrorKind::Conflict { current } = error.kind() else {
                 panic!("{error}")
             };
@@ -88,7 +88,7 @@ pub(super) fn decision(
             assert!(plan.batch.is_empty() && plan.settled.is_empty());
             Decision::Fenced
         }
-        (Ok(reply), Some(Event::Superseded), Effect::Commits) => {
+        (Ok(reply), Some(DecisionEvent::Superseded), Effect::Commits) => {
             assert_eq!(reply.written(), PutResult::SUPERSEDED);
             assert_eq!(plan.settled, [swap.operation]);
             Decision::Supersede { orphans }
@@ -135,13 +135,13 @@ pub(super) fn verdict(swap: &UploadStep, view: &UploadView, now: Timestamp) -> V
     let session = put(&upload_record_key(&swap.id, &swap.upload))
         .map(|value| UploadRecord::decode(&value).unwrap());
     match (plan.reply, plan.event, plan.effect) {
-        (Err(error), Some(Event::Conflict), Effect::Nothing) => match error.kind() {
+        (Err(error), Some(DecisionEvent::Conflict), Effect::Nothing) => match error.kind() {
             ErrorKind::Conflict { current } => Verdict::Conflict(current),
             _ => panic!("{error}"),
         },
         (Err(_), None, Effect::Commits) => Verdict::Fenced,
         (Err(error), None, Effect::Nothing) => Verdict::Refuse { error, orphans },
-        (Ok(Some(written)), Some(Event::Superseded), Effect::Commits) => {
+        (Ok(Some(written)), Some(DecisionEvent::Superseded), Effect::Commits) => {
             Verdict::Supersede { orphans, written }
         }
         (Ok(Some(written)), None, Effect::Commits) => Verdict::Complete {

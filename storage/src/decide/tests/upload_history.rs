@@ -5,7 +5,7 @@ use super::upload_steps::{
 };
 use super::*;
 use crate::decide::{Selection, UploadMutation, UploadView};
-use crate::records::{Phase, read_expiry_key, upload_expiry_key};
+use crate::records::{UploadPhase, read_expiry_key, upload_expiry_key};
 use crate::types::PartEtag;
 
 /// Next step of a random history.
@@ -39,7 +39,7 @@ proptest! {
     /// once.
     #[test]
     fn no_part_is_lost_and_none_is_left(acts in acts()) {
-        let begin = step(1, UploadMutation::Initiate(session(Phase::Open)));
+        let begin = step(1, UploadMutation::Initiate(session(UploadPhase::Open)));
         let mut view = UploadView { session: None, parts: Default::default(), row_state: never(), lost: BTreeSet::new(), change_is_live: true, is_pending: false };
         view = session_after(&view, &begin, 1);
         let mut brought = BTreeSet::new();
@@ -91,7 +91,7 @@ proptest! {
             prop_assert!(named.is_disjoint(&orphans), "{act:?}");
             prop_assert_eq!(named.union(&orphans).copied().collect::<BTreeSet<_>>(), brought.clone(), "{:?}", act);
             prop_assert!(commits <= 1);
-            let is_open = view.session.as_ref().is_some_and(|session| session.phase == Phase::Open);
+            let is_open = view.session.as_ref().is_some_and(|session| session.phase == UploadPhase::Open);
             prop_assert!(is_open || view.parts.is_empty(), "parts are of open uploads only");
             prop_assert_eq!(entries.len(), usize::from(view.session.is_some()));
             for entry in &entries {

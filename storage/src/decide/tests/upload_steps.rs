@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::*;
 use crate::decide::{PartRules, Selection, UploadMutation, UploadStep, UploadView};
 use crate::records::{
-    Filed, Part, Phase, Row, UploadRecord, is_part_key, part_key, read_part_key, upload_expiry_key,
-    upload_record_key,
+    Filed, Part, Row, UploadPhase, UploadRecord, is_part_key, part_key, read_part_key,
+    upload_expiry_key, upload_record_key,
 };
 use crate::types::{PartEtag, PartNumber, UploadId};
 use crate::{Error, ErrorKind};
@@ -39,7 +39,7 @@ pub(super) fn part(revision_number: u128, bytes: u64) -> Part {
     }
 }
 
-pub(super) fn session(phase: Phase) -> UploadRecord {
+pub(super) fn session(phase: UploadPhase) -> UploadRecord {
     let attributes = Attributes {
         content_type: Some("a/b".into()),
         ..Attributes::default()
@@ -98,7 +98,7 @@ pub(super) fn open() -> UploadView {
     let parts =
         [(1, 10), (2, 20), (5, 50)].map(|(at, bytes)| (number(at), part(u128::from(at), bytes)));
     UploadView {
-        session: Some(session(Phase::Open)),
+        session: Some(session(UploadPhase::Open)),
         parts: parts.into(),
         row_state: never(),
         lost: BTreeSet::new(),
@@ -327,7 +327,7 @@ fn a_lost_precondition_leaves_the_upload_as_it_was() {
     ] {
         let begun = UploadRecord {
             precondition: at_begin,
-            ..session(Phase::Open)
+            ..session(UploadPhase::Open)
         };
         let view = UploadView {
             session: Some(begun),
@@ -348,7 +348,7 @@ fn a_lost_precondition_leaves_the_upload_as_it_was() {
         9,
         UploadMutation::Initiate(UploadRecord {
             precondition: Precondition::Absent,
-            ..session(Phase::Open)
+            ..session(UploadPhase::Open)
         }),
     );
     let view = UploadView {

@@ -26,7 +26,7 @@ fn number(number: u32) -> PartNumber {
     PartNumber::new(number).unwrap()
 }
 
-fn session(phase: Phase) -> SeenEntry<UploadRecord> {
+fn session(phase: UploadPhase) -> SeenEntry<UploadRecord> {
     let precondition = Precondition::None;
     let attributes = Attributes::default();
     SeenEntry::Whole(UploadRecord {
@@ -85,7 +85,7 @@ fn an_expiry_entry_is_there_exactly_if_the_session_has_its_deadline() {
         entry: SeenEntry::Whole(expiry_value()),
         ..seen
     };
-    for phase in [Phase::Open, Phase::Aborted] {
+    for phase in [UploadPhase::Open, UploadPhase::Aborted] {
         assert_eq!(
             does(&repair(500), &seen(session(phase.clone()), &[])),
             Some(vec![(Table::Expiry, true)])
@@ -101,7 +101,7 @@ fn an_expiry_entry_is_there_exactly_if_the_session_has_its_deadline() {
         };
         assert_eq!(does(&repair(500), &pending), None, "it may be on its way");
     }
-    for (deadline, session) in [(501, session(Phase::Open)), (500, SeenEntry::Absent)] {
+    for (deadline, session) in [(501, session(UploadPhase::Open)), (500, SeenEntry::Absent)] {
         let stray = seen(session.clone(), &[]);
         assert_eq!(does(&repair(deadline), &stray), None, "it is gone");
         assert_eq!(
@@ -140,8 +140,8 @@ fn a_session_is_excised_only_if_it_can_not_be_read_and_its_parts_go_with_it() {
         expected
     );
     for session in [
-        session(Phase::Open),
-        session(Phase::Aborted),
+        session(UploadPhase::Open),
+        session(UploadPhase::Aborted),
         SeenEntry::Absent,
     ] {
         assert_eq!(
@@ -157,7 +157,7 @@ fn a_part_is_given_up_only_if_it_is_still_the_one_that_was_found() {
         number: number(1),
         named: named.map(revision),
     };
-    let open = |entry| seen(session(Phase::Open), &[(1, entry)]);
+    let open = |entry| seen(session(UploadPhase::Open), &[(1, entry)]);
     let whole = [
         (Table::Payloads, false),
         (Table::Orphans, true),
@@ -182,11 +182,11 @@ fn a_part_is_given_up_only_if_it_is_still_the_one_that_was_found() {
         );
     }
     assert_eq!(
-        does(&repair(Some(7)), &seen(session(Phase::Open), &[])),
+        does(&repair(Some(7)), &seen(session(UploadPhase::Open), &[])),
         None
     );
     for session in [
-        session(Phase::Aborted),
+        session(UploadPhase::Aborted),
         SeenEntry::Absent,
         SeenEntry::Broken,
     ] {
@@ -205,19 +205,22 @@ fn block_checksums_are_put_only_for_the_part_that_names_the_revision() {
         blocks: BlockChecksums::default(),
     };
     assert_eq!(
-        does(&repair, &seen(session(Phase::Open), &[(1, part(7))])),
+        does(&repair, &seen(session(UploadPhase::Open), &[(1, part(7))])),
         Some(vec![(Table::Payloads, true)])
     );
     assert_eq!(
-        does(&repair, &seen(session(Phase::Open), &[(1, part(8))])),
+        does(&repair, &seen(session(UploadPhase::Open), &[(1, part(8))])),
         None
     );
     assert_eq!(
-        does(&repair, &seen(session(Phase::Open), &[(2, part(7))])),
+        does(&repair, &seen(session(UploadPhase::Open), &[(2, part(7))])),
         None
     );
     assert_eq!(
-        does(&repair, &seen(session(Phase::Aborted), &[(1, part(7))])),
+        does(
+            &repair,
+            &seen(session(UploadPhase::Aborted), &[(1, part(7))])
+        ),
         None
     );
 }

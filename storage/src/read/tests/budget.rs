@@ -267,7 +267,7 @@ async fn scrub_without_memory_reports_no_damage() {
         env.sleep(Duration::from_millis(300)).await;
         drop(all);
     });
-    let mut walk = crate::scrub::Scrub::new(
+    let mut walk = crate::scrub::ScrubWalk::new(
         store.reads.clone(),
         crate::scrub::ScrubOptions::default(),
         None,
