@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{
-    Effect, DecisionEvent, Mutation, Precondition, RowState, Swap, UploadMutation, revision_key,
+    DecisionEvent, Effect, Mutation, Precondition, RowState, Swap, UploadMutation, revision_key,
 };
 use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::planted::Bug;

@@ -50,7 +50,7 @@ use crate::decide::revision_key;
 use crate::env::Env;
 use crate::index::{Index, Snapshot, Table};
 use crate::read::pins::Pins;
-use crate::records::{BlockChecksums, Body, Manifest, Row};
+use crate::records::{BlockChecksums, Manifest, Row, RowBody};
 use crate::types::{
     ByteRange, Checksum, Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Reason, Result,
     RevisionId, Timestamp,
@@ -226,11 +226,11 @@ impl Reads {
         };
         let within = range.resolve(row.metadata.size)?;
         let operation = row.operation;
-        let body = std::mem::replace(&mut row.body, Body::Embedded(Bytes::new()));
+        let body = std::mem::replace(&mut row.body, RowBody::Embedded(Bytes::new()));
         let head = ObjectMeta::of(id.clone(), row);
         match body {
-            Body::Embedded(payload) => self.inline(head, &payload, within),
-            Body::Separate(payload) => match self
+            RowBody::Embedded(payload) => self.inline(head, &payload, within),
+            RowBody::Separate(payload) => match self
                 .index()
                 .get(Table::Payloads, payload.as_bytes())
                 .await?
@@ -238,7 +238,9 @@ impl Reads {
                 Some(payload) => self.inline(head, &payload, within),
                 None => self.separate(id, range).await,
             },
-            Body::Tombstone(manifest) => self.tombstone(head, operation, &manifest, within).await,
+            RowBody::Tombstone(manifest) => {
+                self.tombstone(head, operation, &manifest, within).await
+            }
         }
     }
 
@@ -281,7 +283,7 @@ impl Reads {
         let Some(row) = row.filter(|row| row.is_live(now)) else {
             return Ok(OpenAttempt::Replaced);
         };
-        let Body::Separate(payload) = row.body else {
+        let RowBody::Separate(payload) = row.body else {
             return Ok(OpenAttempt::Replaced);
         };
         let found = snapshot.get(Table::Payloads, payload.as_bytes()).await?;
@@ -304,7 +306,7 @@ impl Reads {
         Ok(self
             .any_row(id)
             .await?
-            .is_some_and(|row| row.body == Body::Separate(payload)))
+            .is_some_and(|row| row.body == RowBody::Separate(payload)))
     }
 
     async fn tombstone(

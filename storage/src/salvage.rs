@@ -31,7 +31,7 @@ use crate::env::Env;
 use crate::index::fjall::LostFile;
 use crate::index::{Index, Range, Snapshot, Table, UnreadableRange};
 use crate::records::{
-    BASE_VERSION_KEY, BaseVersion, Body, Change, Filed, Row, UploadRecord,
+    BASE_VERSION_KEY, BaseVersion, Change, Filed, Row, RowBody, UploadRecord,
     decode_upload_record_key, epoch_entry, expiry_key, expiry_value, read_part_key,
     upload_expiry_key,
 };
@@ -221,7 +221,7 @@ impl RunningSalvage<'_> {
                 .await?;
             report.expiry += 1;
         }
-        if let Body::Separate(operation) = row.body {
+        if let RowBody::Separate(operation) = row.body {
             let only = Range::prefix(operation.as_bytes(), 1);
             if copied.keys(Table::Payloads, only).await?.is_empty() {
                 report.without_payload += 1;

@@ -1,7 +1,7 @@
 //! [`Engine::usage`]: counts of objects and bytes, from a scan of all rows.
 
 use cenotaph_storage::index::{Range, Table};
-use cenotaph_storage::records::{Body, Row};
+use cenotaph_storage::records::{Row, RowBody};
 use cenotaph_storage::{Result, Timestamp};
 
 use crate::engine::Engine;
@@ -43,11 +43,11 @@ impl Usage {
         self.oldest = Some(self.oldest.map_or(modified, |oldest| oldest.min(modified)));
         // A damaged row may have any size.
         match &row.body {
-            Body::Embedded(_) | Body::Separate(_) => {
+            RowBody::Embedded(_) | RowBody::Separate(_) => {
                 self.inline_objects += 1;
                 self.inline_bytes = self.inline_bytes.saturating_add(row.metadata.size);
             }
-            Body::Tombstone(_) => {
+            RowBody::Tombstone(_) => {
                 self.blob_objects += 1;
                 self.blob_bytes = self.blob_bytes.saturating_add(row.metadata.size);
             }
@@ -127,7 +127,7 @@ mod tests {
                 expires_at: None,
                 attributes: Attributes::default(),
             },
-            body: Body::Separate(operation),
+            body: RowBody::Separate(operation),
         };
         let mut usage = Usage::default();
         for _ in 0..2 {

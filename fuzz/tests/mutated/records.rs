@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use cenotaph_storage::decide::{Precondition, PutResult, WriteOutcome};
 use cenotaph_storage::records::{
-    Attributes, BaseVersion, BlockChecksums, Body, Change, Filed, LastVersion, Orphan, PartsDigest,
-    UploadPhase, Row, StoreRecord, UploadRecord, check_expiry_value, expiry_value, is_live,
+    Attributes, BaseVersion, BlockChecksums, Change, Filed, LastVersion, Orphan, PartsDigest, Row,
+    RowBody, StoreRecord, UploadPhase, UploadRecord, check_expiry_value, expiry_value, is_live,
 };
 use cenotaph_storage::{Etag, ObjectId, OperationId, Timestamp, Version};
 use uuid::Uuid;
@@ -46,7 +46,7 @@ fn use_row(row: &Row) {
     let _ = (expiration.deadline(now), expiration.validate());
     let _ = expiration.extended_by_read(row.metadata.expires_at, now);
     let _ = row.metadata.attributes.validate();
-    let Body::Tombstone(manifest) = &row.body else {
+    let RowBody::Tombstone(manifest) = &row.body else {
         return;
     };
     assert_eq!(manifest.bytes(), Some(row.metadata.size));

@@ -16,7 +16,7 @@
 use super::transition::{self, Transition};
 use super::{Effect, Plan, Precondition, PutResult, RowState, SwapReply};
 use crate::index::Batch;
-use crate::records::{Body, LastVersion, LateWrite, Metadata, Row};
+use crate::records::{LastVersion, LateWrite, Metadata, Row, RowBody};
 use crate::types::{ObjectId, OperationId, Timestamp};
 
 /// One rename.
@@ -93,9 +93,11 @@ impl Rename {
 
     fn renamed(&self, row: &Row, to: &RowState, now: Timestamp) -> Row {
         let body = match &row.body {
-            Body::Embedded(payload) => Body::Embedded(payload.clone()),
-            Body::Separate(operation) => Body::Separate(*operation),
-            Body::Tombstone(manifest) => Body::Tombstone(manifest.renamed(&self.from, &self.to)),
+            RowBody::Embedded(payload) => RowBody::Embedded(payload.clone()),
+            RowBody::Separate(operation) => RowBody::Separate(*operation),
+            RowBody::Tombstone(manifest) => {
+                RowBody::Tombstone(manifest.renamed(&self.from, &self.to))
+            }
         };
         let created = to
             .live(now)

@@ -25,7 +25,7 @@ use super::transition::{self, Transition};
 use super::{Effect, Plan, RowState, SeenEntry};
 use crate::index::{Batch, Table};
 use crate::records::{
-    BlockChecksums, Body, LastVersion, LateWrite, Row, check_expiry_value, expiry_key,
+    BlockChecksums, LastVersion, LateWrite, Row, RowBody, check_expiry_value, expiry_key,
     expiry_value, last_version_key,
 };
 use crate::types::{Checksum, ObjectId, RevisionId, Timestamp, Version};
@@ -97,11 +97,11 @@ impl Repair {
             }
             Self::LastVersion => Some((Table::Meta, last_version_key(id))),
             Self::GiveUp(Lost::Payload) => match seen.row().map(|row| &row.body) {
-                Some(Body::Separate(operation)) => Some((
+                Some(RowBody::Separate(operation)) => Some((
                     Table::Payloads,
                     Bytes::copy_from_slice(operation.as_bytes()),
                 )),
-                Some(Body::Embedded(_) | Body::Tombstone(_)) | None => None,
+                Some(RowBody::Embedded(_) | RowBody::Tombstone(_)) | None => None,
             },
             Self::RemoveRow | Self::GiveUp(Lost::Blob(_)) => None,
         }
@@ -136,14 +136,14 @@ impl Lost {
     fn is_lost(self, row: &Row, seen: &SeenObject) -> bool {
         match (self, &row.body) {
             (Self::Blob(revision), _) => row.names(revision),
-            (Self::Payload, Body::Embedded(payload)) => !is_as_written(row, payload),
+            (Self::Payload, RowBody::Embedded(payload)) => !is_as_written(row, payload),
             // The payload of a pending write is not in the index yet.
-            (Self::Payload, Body::Separate(_)) if seen.is_pending => false,
-            (Self::Payload, Body::Separate(_)) => match &seen.entry {
+            (Self::Payload, RowBody::Separate(_)) if seen.is_pending => false,
+            (Self::Payload, RowBody::Separate(_)) => match &seen.entry {
                 SeenEntry::Absent | SeenEntry::Broken => true,
                 SeenEntry::Whole(payload) => !is_as_written(row, payload),
             },
-            (Self::Payload, Body::Tombstone(_)) => false,
+            (Self::Payload, RowBody::Tombstone(_)) => false,
         }
     }
 }

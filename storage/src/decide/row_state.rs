@@ -1,6 +1,6 @@
 //! The state of an object's row, and the state that an upload expects at its commit.
 
-use crate::records::{Body, LastVersion, Row};
+use crate::records::{LastVersion, Row, RowBody};
 use crate::types::{RevisionId, Timestamp, Version};
 
 /// State of an object: its row, or the version that its next version follows.
@@ -43,11 +43,13 @@ impl RowState {
     pub fn expectation(&self, now: Timestamp) -> ExpectedRow {
         let live = self.live(now);
         match live.map(|row| (&row.body, row.metadata.expires_at)) {
-            Some((Body::Tombstone(manifest), expires_at)) => ExpectedRow::Tombstone {
+            Some((RowBody::Tombstone(manifest), expires_at)) => ExpectedRow::Tombstone {
                 first: manifest.revisions().next(),
                 expires_at,
             },
-            Some((Body::Embedded(_) | Body::Separate(_), _)) | None => ExpectedRow::NoTombstone,
+            Some((RowBody::Embedded(_) | RowBody::Separate(_), _)) | None => {
+                ExpectedRow::NoTombstone
+            }
         }
     }
 }
@@ -71,8 +73,8 @@ impl ExpectedRow {
     /// as a conflicting write.
     pub(super) fn is_met(self, state: &RowState, now: Timestamp) -> bool {
         let live = match state.live(now).map(|row| &row.body) {
-            Some(Body::Tombstone(manifest)) => Some(manifest.revisions().next()),
-            Some(Body::Embedded(_) | Body::Separate(_)) | None => None,
+            Some(RowBody::Tombstone(manifest)) => Some(manifest.revisions().next()),
+            Some(RowBody::Embedded(_) | RowBody::Separate(_)) | None => None,
         };
         match self {
             Self::NoTombstone => live.is_none(),

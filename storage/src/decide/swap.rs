@@ -34,8 +34,8 @@ use super::transition::{self, Transition};
 use super::{DecisionEvent, Effect, ExpectedRow, Plan, Precondition, RowState, repair};
 use crate::index::{Batch, Table};
 use crate::records::{
-    Amendment, Attributes, BlockChecksums, Body, EMBEDDED_BYTES_MAX, Extension, LastVersion,
-    LateWrite, Manifest, Metadata, Row,
+    Amendment, Attributes, BlockChecksums, EMBEDDED_BYTES_MAX, Extension, LastVersion, LateWrite,
+    Manifest, Metadata, Row, RowBody,
 };
 use crate::types::{Checksum, ObjectId, OperationId, Result, RevisionKey, Timestamp};
 
@@ -292,9 +292,9 @@ impl Swap {
                 attributes,
             } => {
                 let body = if payload.len() <= EMBEDDED_BYTES_MAX {
-                    Body::Embedded(payload.clone())
+                    RowBody::Embedded(payload.clone())
                 } else {
-                    Body::Separate(self.operation)
+                    RowBody::Separate(self.operation)
                 };
                 let content = RowContent {
                     body,
@@ -310,7 +310,7 @@ impl Swap {
                 ..
             } => {
                 let content = RowContent {
-                    body: Body::Tombstone(manifest.clone()),
+                    body: RowBody::Tombstone(manifest.clone()),
                     size: manifest.bytes().unwrap_or(u64::MAX),
                     checksum: *checksum,
                 };
@@ -424,7 +424,7 @@ enum Next {
 
 /// New content of an object.
 pub(super) struct RowContent {
-    pub(super) body: Body,
+    pub(super) body: RowBody,
     /// Size of the payload, in bytes.
     pub(super) size: u64,
     pub(super) checksum: Option<Checksum>,

@@ -9,8 +9,8 @@ use super::plan::Plan;
 use super::*;
 use crate::index::{Batch, Table};
 use crate::records::{
-    Amendment, Attributes, BlockChecksums, Body, Change, Extension, Extent, Manifest, Orphan, Row,
-    UploadRecord, upload_record_key,
+    Amendment, Attributes, BlockChecksums, Change, Extension, Extent, Manifest, Orphan, Row,
+    RowBody, UploadRecord, upload_record_key,
 };
 use crate::types::{
     Checksum, Error, ErrorKind, Etag, ObjectId, ObjectVersion, OperationId, RevisionId,

@@ -40,7 +40,7 @@ use super::{
 };
 use crate::index::{Batch, Table};
 use crate::records::{
-    Attributes, BlockChecksums, Body, Part, UploadPhase, UploadRecord, expiry_value, part_key,
+    Attributes, BlockChecksums, Part, RowBody, UploadPhase, UploadRecord, expiry_value, part_key,
     upload_expiry_key, upload_record_key,
 };
 use crate::types::{
@@ -323,7 +323,7 @@ impl UploadCompletion<'_> {
         }
         let named: BTreeSet<RevisionId> = manifest.revisions().collect();
         let content = RowContent {
-            body: Body::Tombstone(manifest),
+            body: RowBody::Tombstone(manifest),
             size,
             checksum: None,
         };

@@ -44,12 +44,12 @@ pub struct Row {
     /// Metadata of the object.
     pub metadata: Metadata,
     /// Location of the payload.
-    pub body: Body,
+    pub body: RowBody,
 }
 
 /// Location of the payload of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Body {
+pub enum RowBody {
     /// Payload in the row.
     Embedded(Bytes),
     /// Payload in the payload table, under the operation that wrote it: the operation of the row,
@@ -81,8 +81,8 @@ impl Row {
     /// Returns the blob keys of the revisions that the row names. `id` is the object of the row.
     pub fn revision_keys(&self, id: &ObjectId) -> Vec<RevisionKey> {
         match &self.body {
-            Body::Embedded(_) | Body::Separate(_) => Vec::new(),
-            Body::Tombstone(manifest) => manifest.keys(id).collect(),
+            RowBody::Embedded(_) | RowBody::Separate(_) => Vec::new(),
+            RowBody::Tombstone(manifest) => manifest.keys(id).collect(),
         }
     }
 
@@ -90,9 +90,9 @@ impl Row {
     /// block checksums of its revisions.
     pub fn belongings(&self) -> Vec<Bytes> {
         match &self.body {
-            Body::Embedded(_) => Vec::new(),
-            Body::Separate(operation) => vec![Bytes::copy_from_slice(operation.as_bytes())],
-            Body::Tombstone(manifest) => manifest
+            RowBody::Embedded(_) => Vec::new(),
+            RowBody::Separate(operation) => vec![Bytes::copy_from_slice(operation.as_bytes())],
+            RowBody::Tombstone(manifest) => manifest
                 .revisions()
                 .map(|revision| Bytes::copy_from_slice(revision.as_bytes()))
                 .collect(),
@@ -102,25 +102,25 @@ impl Row {
     /// Returns the revisions that the row names. Only a tombstone names any.
     pub fn revisions(&self) -> Vec<RevisionId> {
         match &self.body {
-            Body::Embedded(_) | Body::Separate(_) => Vec::new(),
-            Body::Tombstone(manifest) => manifest.revisions().collect(),
+            RowBody::Embedded(_) | RowBody::Separate(_) => Vec::new(),
+            RowBody::Tombstone(manifest) => manifest.revisions().collect(),
         }
     }
 
     /// Returns `true` if the row is a tombstone that names this revision.
     pub fn names(&self, revision: RevisionId) -> bool {
         match &self.body {
-            Body::Embedded(_) | Body::Separate(_) => false,
-            Body::Tombstone(manifest) => manifest.names(revision),
+            RowBody::Embedded(_) | RowBody::Separate(_) => false,
+            RowBody::Tombstone(manifest) => manifest.names(revision),
         }
     }
 
     /// Encodes the row for storage.
     pub fn encode(&self) -> Bytes {
         let (body, tail) = match &self.body {
-            Body::Embedded(payload) => (StoredBody::Embedded, Some(payload)),
-            Body::Separate(operation) => (StoredBody::Separate(*operation), None),
-            Body::Tombstone(manifest) => (StoredBody::Tombstone(manifest.clone()), None),
+            RowBody::Embedded(payload) => (StoredBody::Embedded, Some(payload)),
+            RowBody::Separate(operation) => (StoredBody::Separate(*operation), None),
+            RowBody::Tombstone(manifest) => (StoredBody::Tombstone(manifest.clone()), None),
         };
         let stored = Stored {
             version: self.version,
@@ -156,12 +156,12 @@ impl Row {
         let size = stored.metadata.size;
         // A size that does not match the body would make reads return truncated payloads.
         let body = match stored.body {
-            StoredBody::Embedded if tail.len() as u64 == size => Body::Embedded(tail),
-            StoredBody::Separate(operation) if tail.is_empty() => Body::Separate(operation),
+            StoredBody::Embedded if tail.len() as u64 == size => RowBody::Embedded(tail),
+            StoredBody::Separate(operation) if tail.is_empty() => RowBody::Separate(operation),
             StoredBody::Tombstone(manifest)
                 if tail.is_empty() && manifest.bytes() == Some(size) =>
             {
-                Body::Tombstone(manifest)
+                RowBody::Tombstone(manifest)
             }
             StoredBody::Embedded | StoredBody::Separate(_) | StoredBody::Tombstone(_) => {
                 return Err(codec::corrupt("row", "size and body do not match"));
@@ -185,7 +185,7 @@ struct Stored {
     body: StoredBody,
 }
 
-/// Stored form of a [`Body`].
+/// Stored form of a [`RowBody`].
 #[derive(Serialize, Deserialize)]
 enum StoredBody {
     Embedded,

@@ -25,7 +25,7 @@ use crate::decide::{Lost, Repair, SeenEntry, is_as_written};
 use crate::index::{Range, Snapshot, Table};
 use crate::read::Reads;
 use crate::read::pins::Pin;
-use crate::records::{Body, Extent, Row};
+use crate::records::{Extent, Row, RowBody};
 use crate::types::{Error, ErrorKind, ObjectId, Result, RevisionKey};
 
 /// Objects per page.
@@ -165,15 +165,15 @@ impl ObjectCheck<'_> {
         let mut values = Vec::new();
         for key in row.belongings() {
             values.push(match (&row.body, self.blobs.depth) {
-                (Body::Separate(_), ScrubDepth::Presence) => {
+                (RowBody::Separate(_), ScrubDepth::Presence) => {
                     match contains(snapshot, Table::Payloads, &key).await? {
                         SeenEntry::Absent => SeenEntry::Absent,
                         SeenEntry::Broken => SeenEntry::Broken,
                         SeenEntry::Whole(()) => SeenEntry::Whole(Bytes::new()),
                     }
                 }
-                (Body::Separate(_), ScrubDepth::Bytes)
-                | (Body::Embedded(_) | Body::Tombstone(_), _) => {
+                (RowBody::Separate(_), ScrubDepth::Bytes)
+                | (RowBody::Embedded(_) | RowBody::Tombstone(_), _) => {
                     entry(snapshot, Table::Payloads, &key).await?
                 }
             });
@@ -185,8 +185,8 @@ impl ObjectCheck<'_> {
     async fn check(&self, pinned: PinnedRow) -> Result<Vec<FoundDamage>> {
         let row = &pinned.row;
         match &row.body {
-            Body::Embedded(payload) => Ok(self.inline(row, payload)),
-            Body::Separate(_) => Ok(match pinned.belongings.first() {
+            RowBody::Embedded(payload) => Ok(self.inline(row, payload)),
+            RowBody::Separate(_) => Ok(match pinned.belongings.first() {
                 None | Some(SeenEntry::Absent) => {
                     vec![self.lost(
                         Lost::Payload,
@@ -205,7 +205,7 @@ impl ObjectCheck<'_> {
                 }
                 Some(SeenEntry::Whole(payload)) => self.inline(row, payload),
             }),
-            Body::Tombstone(manifest) => {
+            RowBody::Tombstone(manifest) => {
                 let mut found = Vec::new();
                 for ((extent, key), checksums) in manifest
                     .extents()

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use cenotaph::{BatchWrite, Config, Error, ObjectId, Update, Updated};
 use cenotaph_storage::index::{Batch, Table};
-use cenotaph_storage::records::{Body, Row};
+use cenotaph_storage::records::{Row, RowBody};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 
 /// Payload sizes, in bytes: inside the row, as a separate payload, in the blob tier.
@@ -58,12 +58,12 @@ fn aged(row: &Row, format: u8) -> Bytes {
         text(value, &mut out);
     }
     match &row.body {
-        Body::Embedded(payload) => {
+        RowBody::Embedded(payload) => {
             out.push(0);
             out.extend_from_slice(payload);
         }
-        Body::Separate(_) => out.push(1),
-        Body::Tombstone(manifest) => {
+        RowBody::Separate(_) => out.push(1),
+        RowBody::Tombstone(manifest) => {
             out.push(2);
             number(manifest.extents().len() as u64, &mut out);
             for extent in manifest.extents() {

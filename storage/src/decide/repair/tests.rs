@@ -1,7 +1,7 @@
 //! The decisions of repairs, against every state that matters.
 
 use super::*;
-use crate::records::{Body, Expiration, Extent, Manifest, Metadata, Row};
+use crate::records::{Expiration, Extent, Manifest, Metadata, Row, RowBody};
 use crate::types::{Checksum, OperationId};
 use uuid::Uuid;
 
@@ -35,7 +35,7 @@ fn row(expires_at: Option<Timestamp>) -> SeenRow {
         bytes: 5,
         checksum: Checksum::new(1),
     };
-    let body = Body::Tombstone(Manifest::of(extent));
+    let body = RowBody::Tombstone(Manifest::of(extent));
     let operation = OperationId::from_uuid(Uuid::from_u128(1));
     SeenRow::Whole(RowState::Present(Box::new(Row {
         version: Version::new(3),
@@ -79,8 +79,8 @@ fn inline(payload: Option<&'static [u8]>) -> SeenRow {
     };
     row.metadata.checksum = Some(Checksum::of(b"01234"));
     row.body = match payload {
-        Some(payload) => Body::Embedded(Bytes::from_static(payload)),
-        None => Body::Separate(row.operation),
+        Some(payload) => RowBody::Embedded(Bytes::from_static(payload)),
+        None => RowBody::Separate(row.operation),
     };
     SeenRow::Whole(RowState::Present(row))
 }

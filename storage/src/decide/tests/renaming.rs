@@ -80,7 +80,7 @@ fn a_renamed_tombstone_names_the_same_blobs_under_their_old_name() {
         &to,
         &RowState::Absent(LastVersion::at(Version::new(1), at(1))),
     );
-    let Body::Tombstone(manifest) = &home.row().unwrap().body else {
+    let RowBody::Tombstone(manifest) = &home.row().unwrap().body else {
         panic!("still a tombstone")
     };
     assert_eq!(manifest.written_as(), None, "it is back under its own name");
@@ -115,7 +115,7 @@ fn a_rename_over_another_object_queues_what_that_one_named() {
 fn a_payload_beside_the_row_stays_where_it_is() {
     let small = after(&never(), &inline(1, 5000));
     let (_, to, changed) = renamed(&rename(2), &small, &never());
-    assert_eq!(to.row().unwrap().body, Body::Separate(op(1)));
+    assert_eq!(to.row().unwrap().body, RowBody::Separate(op(1)));
     assert!(!changed.iter().any(|(table, _)| *table == Table::Payloads));
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use std::time::Duration;
 use uuid::Uuid;
 
-fn row(size: u64, body: Body) -> Row {
+fn row(size: u64, body: RowBody) -> Row {
     Row {
         version: Version::new(300),
         operation: OperationId::from_uuid(Uuid::from_u128(
@@ -36,7 +36,7 @@ fn tombstone() -> Row {
         bytes: 77,
         checksum: Checksum::new(5),
     };
-    row(77, Body::Tombstone(Manifest::of(extent)))
+    row(77, RowBody::Tombstone(Manifest::of(extent)))
 }
 
 /// The test rows in older formats.
@@ -59,7 +59,7 @@ fn bytes(hex: &str) -> Bytes {
 }
 
 fn embedded() -> Row {
-    row(5, Body::Embedded(Bytes::from_static(b"hello")))
+    row(5, RowBody::Embedded(Bytes::from_static(b"hello")))
 }
 
 fn expiring(mut row: Row) -> Row {
@@ -83,7 +83,7 @@ fn the_stored_form_of_an_embedded_row_is_stable() {
 #[test]
 fn the_stored_form_of_a_tombstone_is_stable() {
     let mut renamed = tombstone();
-    let Body::Tombstone(manifest) = &mut renamed.body else {
+    let RowBody::Tombstone(manifest) = &mut renamed.body else {
         unreachable!("the row is a tombstone")
     };
     let [row, written_as] = ["now", "k"].map(|key| ObjectId::try_from(key).unwrap());
@@ -103,7 +103,7 @@ fn the_stored_form_of_a_tombstone_is_stable() {
 fn the_stored_form_of_a_row_with_separate_payload_is_stable() {
     let encoded = row(
         5,
-        Body::Separate(OperationId::from_uuid(Uuid::from_u128(8))),
+        RowBody::Separate(OperationId::from_uuid(Uuid::from_u128(8))),
     )
     .encode();
     assert_golden(
@@ -122,7 +122,7 @@ fn rows_of_the_format_without_expiry_are_read() {
     let own = embedded().operation;
     assert_eq!(
         Row::decode(&bytes(SEPARATE_1)).unwrap(),
-        row(5, Body::Separate(own)),
+        row(5, RowBody::Separate(own)),
         "the payload is under the operation of the row"
     );
     for old in [EMBEDDED_1, SEPARATE_1, TOMBSTONE_1] {
@@ -178,9 +178,9 @@ proptest! {
         separate in any::<bool>(),
     ) {
         let mut original = if separate {
-            row(payload.len() as u64, Body::Separate(OperationId::from_uuid(Uuid::from_u128(8))))
+            row(payload.len() as u64, RowBody::Separate(OperationId::from_uuid(Uuid::from_u128(8))))
         } else {
-            row(payload.len() as u64, Body::Embedded(payload.into()))
+            row(payload.len() as u64, RowBody::Embedded(payload.into()))
         };
         original.version = Version::new(version);
         prop_assert_eq!(Row::decode(&original.encode()).unwrap(), original);

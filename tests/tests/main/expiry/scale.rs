@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cenotaph::{Checksum, Config, Env, Expiration, Metadata, ObjectId, Timestamp};
 use cenotaph_storage::index::{Batch, Index, Table};
-use cenotaph_storage::records::{Attributes, Body, Row, expiry_key, expiry_value};
+use cenotaph_storage::records::{Attributes, Row, RowBody, expiry_key, expiry_value};
 use cenotaph_tests::store::{Store, quick};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -44,7 +44,7 @@ fn row(env: &Env, expires_at: Timestamp) -> Row {
         version: 1.into(),
         operation: env.operation_id(),
         metadata,
-        body: Body::Embedded(payload),
+        body: RowBody::Embedded(payload),
     }
 }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use cenotaph::{ActorKind, Body, Checksum, ErrorKind, SplitLimits, WriteOutcome};
 use cenotaph_storage::SyncPoint;
 use cenotaph_storage::index::Table;
-use cenotaph_storage::records::{Body as RowBody, Row};
+use cenotaph_storage::records::{Row, RowBody};
 use cenotaph_tests::faulty::{Fault, Op};
 use cenotaph_tests::store::{Store, blobs, payload, quick};
 use futures::stream;
