@@ -26,7 +26,7 @@ use cenotaph::{ObjectId, PutResult};
 use serde_json::json;
 
 use crate::args::Command;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::ui::failure::Failure;
 use crate::ui::human;
 use crate::ui::report::Report;
@@ -37,7 +37,7 @@ use crate::ui::report::Report;
 /// The failure of the command, and [`Failure::Failed`] for a command that opens no store.
 pub(crate) async fn dispatch(
     command: Command,
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
 ) -> Result<(), Failure> {
     match command {

@@ -30,7 +30,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use args::{Cli, Command, Resume};
 use commands::{demo, dispatch, doctor, salvage};
-use store::{Access, Store};
+use store::{OpenStore, StoreAccess};
 use ui::failure::Failure;
 use ui::report::Report;
 use ui::signals::Signals;
@@ -119,10 +119,12 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
         // A named upload can only exist in an existing store. Creating a store here would hide a
         // mistyped --data.
         Command::Put(options) if matches!(options.parts.resume(), Resume::Named(_)) => {
-            (Access::Existing, cli.store)
+            (StoreAccess::Existing, cli.store)
         }
-        Command::Put(_) | Command::Import(_) | Command::DemoChild(_) => (Access::Create, cli.store),
-        Command::Adopt => (Access::Adopt, cli.store),
+        Command::Put(_) | Command::Import(_) | Command::DemoChild(_) => {
+            (StoreAccess::Create, cli.store)
+        }
+        Command::Adopt => (StoreAccess::Adopt, cli.store),
         Command::Get(_)
         | Command::Ls(_)
         | Command::Stat(_)
@@ -137,9 +139,9 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
         | Command::Export(_)
         | Command::Verify(_)
         | Command::Stats(_)
-        | Command::Recover => (Access::Existing, cli.store),
+        | Command::Recover => (StoreAccess::Existing, cli.store),
     };
-    let store = signals.or(Store::open(&options, access, env)).await?;
+    let store = signals.or(OpenStore::open(&options, access, env)).await?;
     let result = signals.or(dispatch(cli.command, &store, report)).await;
     // The first signal dropped the command; the close gets a deadline then, because the process is
     // expected to end soon. A second signal drops the close, too.
@@ -152,7 +154,7 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
 }
 
 /// Closes the store within [`CLOSE_AFTER_SIGNAL`].
-async fn close_after_signal(store: &Store) -> Result<(), Failure> {
+async fn close_after_signal(store: &OpenStore) -> Result<(), Failure> {
     let closed = store.env.deadline(CLOSE_AFTER_SIGNAL, store.close()).await;
     closed.unwrap_or_else(|| {
         Err(Failure::Failed(

@@ -12,7 +12,7 @@ use crate::ui::human;
 
 /// Requirement on the store directory at open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum StoreAccess {
     /// Creates an absent store.
     Create,
     /// Refuses an absent store: a mistyped directory must not look like an empty store.
@@ -22,7 +22,7 @@ pub(crate) enum Access {
 }
 
 /// An open store, with the namespace of the command.
-pub(crate) struct Store {
+pub(crate) struct OpenStore {
     /// The engine.
     pub(crate) engine: Engine,
     /// The namespace of all keys.
@@ -35,18 +35,22 @@ pub(crate) struct Store {
     pub(crate) own_dirs: Vec<PathBuf>,
 }
 
-impl Store {
+impl OpenStore {
     /// Opens the store. Unless the store is read-only, this settles the changes of earlier
     /// incarnations and remembers the location of the blob tier.
     ///
     /// # Errors
     /// [`Failure::Usage`] if the namespace or `--blobs` is invalid. [`Failure::Failed`] if the
     /// store is absent, open elsewhere, has another blob tier, or can't be opened.
-    pub(crate) async fn open(args: &StoreArgs, access: Access, env: Env) -> Result<Self, Failure> {
+    pub(crate) async fn open(
+        args: &StoreArgs,
+        access: StoreAccess,
+        env: Env,
+    ) -> Result<Self, Failure> {
         let namespace = namespace(args.namespace.as_deref())?;
         let given = args.blobs.as_deref().map(blob_uri::parse).transpose()?;
         // The builder of the engine creates an absent store, so the check precedes it.
-        if access != Access::Create && !args.data.join("index").is_dir() {
+        if access != StoreAccess::Create && !args.data.join("index").is_dir() {
             return Err(Failure::Failed(format!(
                 "there is no store here: data={}",
                 args.data.display()
@@ -67,7 +71,7 @@ impl Store {
             }
             BlobPlace::Remote(uri) => builder = builder.blobs(blob_uri::remote(&uri)?),
         }
-        if access == Access::Adopt {
+        if access == StoreAccess::Adopt {
             builder = builder.adopt_blobs();
         }
         if args.read_only {
@@ -125,11 +129,11 @@ impl Store {
 fn place(
     given: Option<BlobPlace>,
     data: &Path,
-    access: Access,
+    access: StoreAccess,
 ) -> Result<(BlobPlace, Location, Option<Location>), Failure> {
     let remembered = match Location::remembered(data) {
         // `adopt --blobs` replaces the remembered location, so a damaged file does not matter.
-        Err(_) if access == Access::Adopt && given.is_some() => None,
+        Err(_) if access == StoreAccess::Adopt && given.is_some() => None,
         remembered => remembered?,
     };
     let place = match (given, &remembered) {
@@ -138,7 +142,7 @@ fn place(
         (None, None) => BlobPlace::UnderData,
     };
     let location = Location::of(&place)?;
-    if let Some(remembered) = remembered.as_ref().filter(|_| access != Access::Adopt) {
+    if let Some(remembered) = remembered.as_ref().filter(|_| access != StoreAccess::Adopt) {
         location.check(remembered, data)?;
     }
     Ok((place, location, remembered))

@@ -34,7 +34,7 @@ pub struct Body(Inner);
 
 /// Origin of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
+enum StreamOrigin {
     Caller,
     /// A read of this engine. It is exempt from the idle limit, because a blob tier may be slow.
     Engine,
@@ -42,7 +42,7 @@ enum Origin {
 
 enum Inner {
     Bytes(Bytes),
-    Stream(PayloadSource, Origin),
+    Stream(PayloadSource, StreamOrigin),
 }
 
 impl Body {
@@ -65,7 +65,7 @@ impl Body {
                 stream,
                 bytes: None,
             },
-            Origin::Caller,
+            StreamOrigin::Caller,
         ))
     }
 
@@ -77,7 +77,7 @@ impl Body {
                 stream,
                 bytes: Some(bytes),
             },
-            Origin::Engine,
+            StreamOrigin::Engine,
         ))
     }
 
@@ -114,7 +114,7 @@ impl Body {
                     stream: once(buffer),
                     bytes: Some(bytes),
                 };
-                Self(Inner::Stream(source, Origin::Caller))
+                Self(Inner::Stream(source, StreamOrigin::Caller))
             }
             Inner::Stream(source, origin) => Self(Inner::Stream(
                 PayloadSource {
@@ -129,10 +129,12 @@ impl Body {
     /// Applies the idle limit to a stream of a caller. See [`Tiered::watched`].
     pub(crate) fn watched(self, tiered: &Tiered) -> Self {
         match self.0 {
-            Inner::Stream(source, Origin::Caller) => {
-                Self(Inner::Stream(tiered.watched(source), Origin::Caller))
+            Inner::Stream(source, StreamOrigin::Caller) => {
+                Self(Inner::Stream(tiered.watched(source), StreamOrigin::Caller))
             }
-            unwatched @ (Inner::Bytes(_) | Inner::Stream(_, Origin::Engine)) => Self(unwatched),
+            unwatched @ (Inner::Bytes(_) | Inner::Stream(_, StreamOrigin::Engine)) => {
+                Self(unwatched)
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! [`Opened`]: the result of opening an object, with the setting
+//! [`OpenedObject`]: the result of opening an object, with the setting
 //! [`Config::missing_blob`](crate::Config::missing_blob) applied.
 //!
 //! Invariant: every read of an object's bytes uses [`Engine::open_object`], so that all of them
@@ -12,7 +12,7 @@ use crate::engine::Engine;
 
 /// Result of opening an object.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
-pub(crate) enum Opened {
+pub(crate) enum OpenedObject {
     /// The object exists and is open.
     Object(OpenObject),
     /// The object has no live row.
@@ -21,7 +21,7 @@ pub(crate) enum Opened {
     Dangling(ObjectVersion),
 }
 
-impl Opened {
+impl OpenedObject {
     /// Returns the open object, if there is one.
     pub(crate) fn object(self) -> Option<OpenObject> {
         match self {
@@ -33,9 +33,13 @@ impl Opened {
 
 impl Engine {
     /// Opens an object.
-    pub(crate) async fn open_object(&self, id: &ObjectId, range: ByteRange) -> Result<Opened> {
+    pub(crate) async fn open_object(
+        &self,
+        id: &ObjectId,
+        range: ByteRange,
+    ) -> Result<OpenedObject> {
         let error = match self.reads().open(id, range).await {
-            Ok(open) => return Ok(open.map_or(Opened::Absent, Opened::Object)),
+            Ok(open) => return Ok(open.map_or(OpenedObject::Absent, OpenedObject::Object)),
             Err(error) => error,
         };
         match (error.reason(), self.config().missing_blob) {
@@ -43,7 +47,7 @@ impl Engine {
             (Some(Reason::MissingBlob { .. }), _)
                 if self.env().planted(Bug::MissingBlobIsAbsent) =>
             {
-                Ok(Opened::Absent)
+                Ok(OpenedObject::Absent)
             }
             (Some(Reason::MissingBlob { current }), MissingBlob::Absent) => {
                 // A blob counts as missing only if the tier itself is present. While the tier is
@@ -52,7 +56,7 @@ impl Engine {
                     .check_blobs()
                     .await
                     .map_err(|error| error.with_id(id))?;
-                Ok(Opened::Dangling(current))
+                Ok(OpenedObject::Dangling(current))
             }
             (_, MissingBlob::Corrupt | MissingBlob::Absent) => Err(error),
         }

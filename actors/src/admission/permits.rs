@@ -273,9 +273,9 @@ impl Admission {
     }
 
     /// Counts a wait for a budget until the guard is dropped.
-    pub(crate) fn waiting(&self) -> Waiting<'_> {
+    pub(crate) fn waiting(&self) -> CountedWait<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(&self.waiting)
+        CountedWait(&self.waiting)
     }
 
     /// Returns the number of waits for a budget.
@@ -335,9 +335,9 @@ pub struct BudgetUse {
 }
 
 /// Guard of a counted wait for a budget.
-pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+pub(crate) struct CountedWait<'a>(&'a AtomicUsize);
 
-impl Drop for Waiting<'_> {
+impl Drop for CountedWait<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -26,7 +26,7 @@ use crate::context::messages::{PruneOutcome, ShardMessage};
 
 mod walk;
 
-use walk::Walk;
+use walk::LastVersionWalk;
 
 /// The pruner.
 pub(crate) struct Pruner {
@@ -37,7 +37,7 @@ impl BackgroundWorker for Pruner {
     const NAME: &'static str = "pruner";
     const FAILED: &'static str = "dropping old last versions failed; trying again";
     type Outcome = PruneOutcome;
-    type Memory = Walk;
+    type Memory = LastVersionWalk;
 
     fn context(&self) -> &SharedContext {
         &self.context
@@ -53,7 +53,7 @@ impl BackgroundWorker for Pruner {
     }
 
     /// Reads the next page, and has its old last versions dropped.
-    async fn pass(&self, walk: &Walk) -> Result<PruneOutcome> {
+    async fn pass(&self, walk: &LastVersionWalk) -> Result<PruneOutcome> {
         let limits = &self.context.limits.last_versions;
         let now = self.context.env.steady_now();
         if walk.is_at_begin() {
@@ -99,7 +99,7 @@ impl BackgroundWorker for Pruner {
         })
     }
 
-    fn next_pass(&self, outcome: &PruneOutcome, walk: &mut Walk) -> NextPass {
+    fn next_pass(&self, outcome: &PruneOutcome, walk: &mut LastVersionWalk) -> NextPass {
         let limits = &self.context.limits.last_versions;
         let now = self.context.env.steady_now();
         walk.add(outcome);
@@ -128,7 +128,7 @@ impl BackgroundWorker for Pruner {
         NextPass::At(now.after(pause))
     }
 
-    async fn ignores_wake_up(&self, walk: &Walk) -> bool {
+    async fn ignores_wake_up(&self, walk: &LastVersionWalk) -> bool {
         // The next walk begins at the end of this one, if it is needed.
         !walk.is_at_begin()
     }

@@ -43,8 +43,8 @@ struct State {
     due: BTreeSet<(Timestamp, RevisionId)>,
     /// Orphans that the pass under way has taken.
     taken: BTreeSet<RevisionId>,
-    scan_changes: Scan,
-    scan_orphans: Scan,
+    scan_changes: RequestedScans,
+    scan_orphans: RequestedScans,
     /// True if more orphans exist than are in memory.
     has_overflowed: bool,
 }
@@ -52,12 +52,12 @@ struct State {
 /// Requested scans of a table: their number, and how many of them a completed scan has served. A
 /// scan whose actor dies is run again.
 #[derive(Clone, Copy, Debug)]
-struct Scan {
+struct RequestedScans {
     requested: u64,
     done: u64,
 }
 
-impl Scan {
+impl RequestedScans {
     /// The state of a new backlog: a scan is requested.
     const FIRST: Self = Self {
         requested: 1,
@@ -159,8 +159,8 @@ impl Backlog {
             orphans: BTreeMap::new(),
             due: BTreeSet::new(),
             taken: BTreeSet::new(),
-            scan_changes: Scan::FIRST,
-            scan_orphans: Scan::FIRST,
+            scan_changes: RequestedScans::FIRST,
+            scan_orphans: RequestedScans::FIRST,
             has_overflowed: false,
         };
         Self {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
-use crate::runtime::reply::{Caller, Reply};
+use crate::runtime::reply::{Caller, ReplyCallback};
 use crate::runtime::shard_lock::ShardLock;
 use crate::runtime::timer::TimerToken;
 
@@ -27,19 +27,19 @@ pub(crate) enum ShardMessage {
     Swap {
         swap: Box<Swap>,
         permit: Permit,
-        reply: Reply<SwapReply>,
+        reply: ReplyCallback<SwapReply>,
     },
     /// Decides this step of a multipart upload and commits its plan.
     UploadStep {
         swap: Box<UploadStep>,
         permit: Permit,
-        reply: Reply<Option<PutResult>>,
+        reply: ReplyCallback<Option<PutResult>>,
     },
     /// Fences this change of this object, if the change still exists (I6). Replies whether it did.
     Fence {
         object: ObjectId,
         change: OperationId,
-        reply: Reply<bool>,
+        reply: ReplyCallback<bool>,
     },
     /// Reads again the entries that a scrub found damaged, and repairs them if `mode` requires it.
     /// Replies whether they are damaged.
@@ -47,7 +47,7 @@ pub(crate) enum ShardMessage {
         object: ObjectId,
         repair: Box<Repair>,
         mode: RepairMode,
-        reply: Reply<bool>,
+        reply: ReplyCallback<bool>,
     },
     /// As [`Repair`](Self::Repair), for an upload to this object.
     RepairUpload {
@@ -55,14 +55,14 @@ pub(crate) enum ShardMessage {
         upload: UploadId,
         repair: Box<UploadRepair>,
         mode: RepairMode,
-        reply: Reply<bool>,
+        reply: ReplyCallback<bool>,
     },
     /// Drops the last versions of these objects that were deleted at or before `cutoff`. Replies
     /// their number.
     Prune {
         objects: Vec<ObjectId>,
         cutoff: Timestamp,
-        reply: Reply<u64>,
+        reply: ReplyCallback<u64>,
     },
     /// Locks these objects: the shard decides nothing until the lock has ended (`shard_lock.rs`).
     Lock {
@@ -102,7 +102,7 @@ pub(crate) enum WorkerMessage<T> {
     /// Runs a pass: the timer has expired.
     Due(TimerToken),
     /// Runs a pass, and replies with its outcome.
-    Pass(Reply<T>),
+    Pass(ReplyCallback<T>),
 }
 
 /// A message to recovery, whose outcome is the number of changes fenced.
@@ -153,7 +153,7 @@ pub(crate) struct ExpiryOutcome {
 }
 
 /// An upload to the blob tier: a large put or a part.
-pub(crate) struct Job {
+pub(crate) struct UploadJob {
     pub(crate) id: ObjectId,
     pub(crate) operation: OperationId,
     pub(crate) purpose: Purpose,
@@ -225,16 +225,16 @@ pub(crate) enum UploadsMessage {
 /// A job on its way to its upload actor. The sender keeps a clone, so that a lost message does not
 /// lose the payload's stream.
 #[derive(Clone)]
-pub(crate) struct Handover(Arc<Mutex<Option<Box<Job>>>>);
+pub(crate) struct Handover(Arc<Mutex<Option<Box<UploadJob>>>>);
 
 impl Handover {
     /// Creates a handover that holds the job.
-    pub(crate) fn new(job: Job) -> Self {
+    pub(crate) fn new(job: UploadJob) -> Self {
         Self(Arc::new(Mutex::new(Some(Box::new(job)))))
     }
 
     /// Takes the job, or returns `None` if it is taken already.
-    pub(crate) fn take(&self) -> Option<Box<Job>> {
+    pub(crate) fn take(&self) -> Option<Box<UploadJob>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

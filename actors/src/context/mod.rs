@@ -19,7 +19,7 @@ use crate::context::stored_base::StoredBase;
 use crate::limits::Limits;
 use crate::runtime::health::Health;
 use crate::runtime::live_writes::LiveWrites;
-use crate::runtime::reply::{Reply, reply};
+use crate::runtime::reply::{ReplyCallback, reply};
 use crate::runtime::restart_policy::backoff;
 
 pub(crate) mod backlog;
@@ -48,7 +48,7 @@ pub(crate) struct Context {
     pub(crate) backlog: Arc<Backlog>,
     pub(crate) admission: Admission,
     pub(crate) health: Health,
-    pub(crate) counters: Counters,
+    pub(crate) counters: EventCounters,
     /// True if the sweeper has skipped a pinned orphan. The end of a read then wakes the sweeper.
     pub(crate) pinned_skipped: AtomicBool,
     /// True while a wake-up is on its way to the sweeper.
@@ -71,7 +71,7 @@ pub(crate) struct Context {
 
 /// Event counters since the engine was opened.
 #[derive(Default)]
-pub(crate) struct Counters {
+pub(crate) struct EventCounters {
     pub(crate) restarts: AtomicU64,
     pub(crate) fenced: AtomicU64,
     pub(crate) swept: AtomicU64,
@@ -182,7 +182,7 @@ impl Context {
         &self,
         swap: Swap,
         permit: &Permit,
-        wrap: impl Fn(Reply<SwapReply>) -> Reply<SwapReply>,
+        wrap: impl Fn(ReplyCallback<SwapReply>) -> ReplyCallback<SwapReply>,
     ) -> Result<SwapReply> {
         let id = swap.id.clone();
         self.deliver(&id, |reply| ShardMessage::Swap {
@@ -202,7 +202,7 @@ impl Context {
     pub(crate) async fn deliver<T: Send + 'static>(
         &self,
         id: &ObjectId,
-        message: impl Fn(Reply<T>) -> ShardMessage,
+        message: impl Fn(ReplyCallback<T>) -> ShardMessage,
     ) -> Result<T> {
         for attempt in 0..=self.limits.deliveries_max {
             let (reply, answer) = reply();

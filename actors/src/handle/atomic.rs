@@ -26,7 +26,7 @@ use crate::context::messages::ShardMessage;
 use crate::context::post_commit::PostCommit;
 use crate::context::{Context, SharedContext};
 use crate::handle::Tiered;
-use crate::runtime::reply::{Reply, reply};
+use crate::runtime::reply::{ReplyCallback, reply};
 use crate::runtime::shard_lock::{self, ShardLock};
 use crate::shard::{completion, guarded};
 
@@ -132,7 +132,7 @@ impl CrossShardCommit {
     async fn run<T: Send + 'static>(
         self,
         decide: impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T>,
-        reply: Reply<T>,
+        reply: ReplyCallback<T>,
     ) {
         let mut reply = Some(reply);
         for attempt in 0..=self.context.limits.deliveries_max {
@@ -202,8 +202,8 @@ impl CrossShardCommit {
         &self,
         locked: LockedObjects,
         plan: Plan<T>,
-        mut reply: Option<Reply<T>>,
-    ) -> Option<Reply<T>> {
+        mut reply: Option<ReplyCallback<T>>,
+    ) -> Option<ReplyCallback<T>> {
         let LockedObjects { locks, objects } = locked;
         let rows: BTreeMap<ObjectId, RowState> = plan.rows.into_iter().collect();
         let next = objects.into_iter().map(|objects| {
@@ -265,7 +265,7 @@ impl LockedObjects {
     }
 }
 
-fn answer<T>(reply: Option<Reply<T>>, answer: Result<T>) {
+fn answer<T>(reply: Option<ReplyCallback<T>>, answer: Result<T>) {
     if let Some(reply) = reply {
         reply(answer);
     }

@@ -12,7 +12,7 @@ use crate::context::messages::{
 };
 use crate::context::registry::ActorKind;
 use crate::handle::supervisor::SupervisorMessage;
-use crate::runtime::reply::{Reply, reply};
+use crate::runtime::reply::{ReplyCallback, reply};
 
 pub(crate) mod atomic;
 pub(crate) mod multipart;
@@ -165,7 +165,7 @@ impl Tiered {
     }
 
     /// Sends a request to an actor that may be restarting, again if the request is lost.
-    async fn ask<T: Send + 'static>(&self, send: impl Fn(Reply<T>) -> bool) -> Result<T> {
+    async fn ask<T: Send + 'static>(&self, send: impl Fn(ReplyCallback<T>) -> bool) -> Result<T> {
         for attempt in 0..=self.context.limits.deliveries_max {
             let (reply, answer) = reply();
             send(reply);

@@ -29,7 +29,7 @@ use crate::context::Context;
 use crate::context::messages::{RepairMode, ShardMessage};
 use crate::context::post_commit::PostCommit;
 use crate::handle::Tiered;
-use crate::shard::Reader;
+use crate::shard::DecisionReader;
 
 /// Number of repairs at once, which share syncs.
 const REPAIRS_AT_ONCE: usize = 64;
@@ -216,7 +216,9 @@ impl Context {
     async fn look(&self, action: RepairAction) -> Result<Option<RepairOutcome>> {
         let is_confirmed = match action {
             RepairAction::Repair(object, repair) => {
-                let seen = Reader::of_index(self).seen_object(&object, &repair).await?;
+                let seen = DecisionReader::of_index(self)
+                    .seen_object(&object, &repair)
+                    .await?;
                 repair
                     .decide(&object, &seen, self.env.steady_now())
                     .is_some()

@@ -17,7 +17,7 @@ use crate::context::idle_refresh::IdleRefreshes;
 use crate::context::messages::RecoveryMessage;
 use crate::context::registry::ActorRegistry;
 use crate::context::stored_base::StoredBase;
-use crate::context::{Context, Counters, SharedContext, wake};
+use crate::context::{Context, EventCounters, SharedContext, wake};
 use crate::handle::Tiered;
 use crate::handle::supervisor::Supervisor;
 use crate::limits::Limits;
@@ -181,7 +181,7 @@ fn context(options: StartOptions, health: Health) -> Context {
         live_writes,
         backlog,
         health,
-        counters: Counters::default(),
+        counters: EventCounters::default(),
         pinned_skipped: AtomicBool::new(false),
         sweep_requested: Arc::default(),
         recovery_requested,

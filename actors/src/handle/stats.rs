@@ -71,7 +71,7 @@ pub struct ActorStats {
 }
 
 /// Contribution of an entry to a count.
-enum Counted {
+enum CountedEntry {
     /// The entry does not count.
     No,
     /// The entry counts since this time.
@@ -80,7 +80,7 @@ enum Counted {
     Broken,
 }
 
-impl<E> From<Result<Timestamp, E>> for Counted {
+impl<E> From<Result<Timestamp, E>> for CountedEntry {
     fn from(since: Result<Timestamp, E>) -> Self {
         since.map_or(Self::Broken, Self::Since)
     }
@@ -99,10 +99,10 @@ impl Tiered {
         let now = self.context.env.steady_now();
         let initiated = |value: &Bytes| match UploadRecord::decode(value) {
             Ok(session) if session.phase == UploadPhase::Open && session.is_live(now) => {
-                Counted::Since(session.initiated)
+                CountedEntry::Since(session.initiated)
             }
-            Ok(_) => Counted::No,
-            Err(_) => Counted::Broken,
+            Ok(_) => CountedEntry::No,
+            Err(_) => CountedEntry::Broken,
         };
         // From memory if possible: counting by a scan is slow where many entries were removed.
         let changes = self.tally_changes().await?;
@@ -175,7 +175,7 @@ impl Tiered {
         &self,
         table: Table,
         mut range: Range,
-        counted: impl Fn(&Bytes) -> Counted,
+        counted: impl Fn(&Bytes) -> CountedEntry,
     ) -> Result<Tally> {
         let mut count = 0;
         let mut oldest = None;
@@ -189,13 +189,13 @@ impl Tiered {
             self.context.note_unreadable(page.unreadable);
             for (_, value) in &page.entries {
                 match counted(value) {
-                    Counted::No => {}
-                    Counted::Since(moment) => {
+                    CountedEntry::No => {}
+                    CountedEntry::Since(moment) => {
                         count += 1;
                         oldest = oldest.into_iter().chain([moment]).min();
                     }
                     // A damaged entry is work left to do, of unknown age.
-                    Counted::Broken => count += 1,
+                    CountedEntry::Broken => count += 1,
                 }
             }
             match page.rest {

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
-use crate::context::messages::{Handover, Job, Purpose, UploadsMessage};
+use crate::context::messages::{Handover, Purpose, UploadJob, UploadsMessage};
 use crate::handle::Tiered;
 use crate::runtime::reply::Caller;
 
@@ -165,7 +165,7 @@ impl Tiered {
         let (caller, answer) = Caller::new();
         // Dropped with this future: the upload then sees that the caller is gone.
         let (_present, caller_gone) = oneshot::channel();
-        let job = Job {
+        let job = UploadJob {
             id: id.clone(),
             operation: self.context().env.operation_id(),
             purpose: purpose(caller),

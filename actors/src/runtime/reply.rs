@@ -1,7 +1,7 @@
 //! Replies: the path of an outcome to its caller (I10).
 //!
-//! A [`Reply`] travels with its request: in the message, then in the completion that the index
-//! fires. A fired reply carries the outcome of the commit. A reply that is dropped unfired was
+//! A [`ReplyCallback`] travels with its request: in the message, then in the completion that the
+//! index fires. A fired reply carries the outcome of the commit. A reply that is dropped unfired was
 //! never part of a submitted batch: nothing was committed, whichever actor died, and the request
 //! may be delivered again.
 //!
@@ -36,12 +36,13 @@ use cenotaph_storage::Result;
 use tokio::sync::oneshot;
 
 /// Callback of a request, fired at most once, with the outcome of its commit.
-pub(crate) type Reply<T> = Box<dyn FnOnce(Result<T>) + Send>;
+pub(crate) type ReplyCallback<T> = Box<dyn FnOnce(Result<T>) + Send>;
 
 /// Creates a reply, and a future of its answer: `None` if the reply is dropped unfired.
-pub(crate) fn reply<T: Send + 'static>() -> (Reply<T>, impl Future<Output = Option<Result<T>>>) {
+pub(crate) fn reply<T: Send + 'static>()
+-> (ReplyCallback<T>, impl Future<Output = Option<Result<T>>>) {
     let (sender, receiver) = oneshot::channel();
-    let reply: Reply<T> = Box::new(move |answer| drop(sender.send(answer)));
+    let reply: ReplyCallback<T> = Box::new(move |answer| drop(sender.send(answer)));
     (reply, async move { receiver.await.ok() })
 }
 

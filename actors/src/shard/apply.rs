@@ -23,7 +23,7 @@ use cenotaph_storage::{Error, ErrorKind, Result};
 use crate::admission::permits::Permit;
 use crate::context::post_commit::PostCommit;
 use crate::context::{Context, SharedContext};
-use crate::runtime::reply::Reply;
+use crate::runtime::reply::ReplyCallback;
 use crate::runtime::ticket::{Durable, Ticket};
 use crate::shard::Shard;
 use crate::shard::pending_writes::PendingWrites;
@@ -37,7 +37,7 @@ impl Shard {
         pending: &mut PendingWrites,
         planned: Result<Plan<T>>,
         permit: Option<Permit>,
-        reply: Reply<T>,
+        reply: ReplyCallback<T>,
     ) {
         match planned {
             Ok(plan) => self.apply(pending, plan, permit, reply),
@@ -50,7 +50,7 @@ impl Shard {
         pending: &mut PendingWrites,
         plan: Plan<T>,
         permit: Option<Permit>,
-        reply: Reply<T>,
+        reply: ReplyCallback<T>,
     ) {
         if plan.effect == Effect::Known {
             // No write, no dependency on pending state: the reply need not wait.
@@ -110,7 +110,10 @@ pub(crate) fn completion(
 }
 
 /// Returns the reply of a plan with this effect: it corrects the error of a failed commit (I10).
-pub(crate) fn guarded<T: Send + 'static>(effect: Effect, reply: Reply<T>) -> Reply<T> {
+pub(crate) fn guarded<T: Send + 'static>(
+    effect: Effect,
+    reply: ReplyCallback<T>,
+) -> ReplyCallback<T> {
     match effect {
         Effect::Commits | Effect::Known => reply,
         Effect::Nothing => Box::new(move |outcome| {

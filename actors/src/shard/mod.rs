@@ -28,7 +28,7 @@ mod repair;
 mod upload_steps;
 
 pub(crate) use apply::{completion, guarded};
-pub(crate) use reader::Reader;
+pub(crate) use reader::DecisionReader;
 
 /// The actor of a shard.
 pub(crate) struct Shard {
@@ -141,7 +141,7 @@ impl Shard {
     }
 
     async fn plan_swap(&self, pending: &PendingWrites, swap: &Swap) -> Result<Plan<SwapReply>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = DecisionReader::new(&self.context, pending);
         let view = reader.swap_view(swap).await?;
         let now = self.context.env.steady_now();
         let plan = swap.decide(&view, now);
@@ -157,7 +157,7 @@ impl Shard {
         object: &ObjectId,
         change: OperationId,
     ) -> Result<Plan<bool>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = DecisionReader::new(&self.context, pending);
         let plan = match reader.change(change).await? {
             Some(recorded) => {
                 let row_state = reader.row_state(object).await?;
@@ -175,7 +175,7 @@ impl Shard {
         objects: &[ObjectId],
         granted: oneshot::Sender<Result<ShardLock>>,
     ) {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = DecisionReader::new(&self.context, pending);
         let mut row_states = Vec::with_capacity(objects.len());
         for object in objects {
             match reader.row_state(object).await {

@@ -21,10 +21,10 @@ pub(crate) struct PendingWrites {
     row_states: BTreeMap<Bytes, (Ticket, RowState)>,
     settled: BTreeMap<OperationId, Ticket>,
     sessions: BTreeMap<Bytes, (Ticket, Option<Bytes>)>,
-    order: VecDeque<(Ticket, Entry)>,
+    order: VecDeque<(Ticket, PendingEntry)>,
 }
 
-enum Entry {
+enum PendingEntry {
     RowState(Bytes),
     Settled(OperationId),
     UploadRecord(Bytes),
@@ -58,7 +58,7 @@ impl PendingWrites {
         self.row_states
             .insert(id.encoded().clone(), (ticket, row_state));
         self.order
-            .push_back((ticket, Entry::RowState(id.encoded().clone())));
+            .push_back((ticket, PendingEntry::RowState(id.encoded().clone())));
     }
 
     /// Records a plan that is about to be submitted, and returns the ticket of its batch.
@@ -69,13 +69,14 @@ impl PendingWrites {
         }
         for &change in &plan.settled {
             self.settled.insert(change, ticket);
-            self.order.push_back((ticket, Entry::Settled(change)));
+            self.order
+                .push_back((ticket, PendingEntry::Settled(change)));
         }
         let uploads = plan.batch.ops().iter();
         for (_, key, value) in uploads.filter(|(table, ..)| *table == Table::Uploads) {
             self.sessions.insert(key.clone(), (ticket, value.clone()));
             self.order
-                .push_back((ticket, Entry::UploadRecord(key.clone())));
+                .push_back((ticket, PendingEntry::UploadRecord(key.clone())));
         }
         ticket
     }
@@ -109,7 +110,7 @@ impl PendingWrites {
             };
             match entry {
                 // An entry is removed only by its own ticket: a later batch may have replaced it.
-                Entry::RowState(key)
+                PendingEntry::RowState(key)
                     if self
                         .row_states
                         .get(&key)
@@ -117,10 +118,10 @@ impl PendingWrites {
                 {
                     self.row_states.remove(&key);
                 }
-                Entry::Settled(change) if self.settled.get(&change) == Some(&ticket) => {
+                PendingEntry::Settled(change) if self.settled.get(&change) == Some(&ticket) => {
                     self.settled.remove(&change);
                 }
-                Entry::UploadRecord(key)
+                PendingEntry::UploadRecord(key)
                     if self
                         .sessions
                         .get(&key)
@@ -128,7 +129,9 @@ impl PendingWrites {
                 {
                     self.sessions.remove(&key);
                 }
-                Entry::RowState(_) | Entry::Settled(_) | Entry::UploadRecord(_) => {}
+                PendingEntry::RowState(_)
+                | PendingEntry::Settled(_)
+                | PendingEntry::UploadRecord(_) => {}
             }
         }
     }

@@ -17,8 +17,8 @@ use cenotaph_storage::index::Table;
 use cenotaph_storage::records::BASE_VERSION_KEY;
 use cenotaph_storage::{ErrorKind, ObjectId, Timestamp};
 
-use super::{Reader, Shard};
-use crate::runtime::reply::Reply;
+use super::{DecisionReader, Shard};
+use crate::runtime::reply::ReplyCallback;
 use crate::shard::pending_writes::PendingWrites;
 
 impl Shard {
@@ -28,9 +28,9 @@ impl Shard {
         pending: &mut PendingWrites,
         objects: &[ObjectId],
         cutoff: Timestamp,
-        reply: Reply<u64>,
+        reply: ReplyCallback<u64>,
     ) {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = DecisionReader::new(&self.context, pending);
         let mut states = Vec::with_capacity(objects.len());
         for object in objects {
             match reader.row_state(object).await {

@@ -27,7 +27,7 @@ use crate::shard::pending_writes::PendingWrites;
 const PARTS_PAGE: usize = 2000;
 
 /// Reader of a decision.
-pub(crate) struct Reader<'a> {
+pub(crate) struct DecisionReader<'a> {
     index: &'a dyn Index,
     base: &'a StoredBase,
     /// Batches that are submitted and not durable; `None` where no shard submits any.
@@ -35,7 +35,7 @@ pub(crate) struct Reader<'a> {
     reads: ReadSet,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> DecisionReader<'a> {
     /// Creates a reader over the pending writes of a shard and the index.
     pub(crate) fn new(context: &'a Context, pending: &'a PendingWrites) -> Self {
         Self {
@@ -232,7 +232,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Reads for repairs, which accept damaged entries.
-impl Reader<'_> {
+impl DecisionReader<'_> {
     /// Returns the newest state of an object for a repair.
     pub(crate) async fn seen_object(
         &mut self,
@@ -325,7 +325,7 @@ impl Reader<'_> {
 impl Context {
     /// Returns the durable state of an object.
     pub(crate) async fn row_state(&self, id: &ObjectId) -> Result<RowState> {
-        Reader::of_index(self).row_state(id).await
+        DecisionReader::of_index(self).row_state(id).await
     }
 
     /// Returns the state of an object for a caller that checks its existence at `now`.

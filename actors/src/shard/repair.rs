@@ -4,9 +4,9 @@
 use cenotaph_storage::decide::{Plan, Repair, UploadRepair};
 use cenotaph_storage::{ObjectId, Result, UploadId};
 
-use super::{Reader, Shard};
+use super::{DecisionReader, Shard};
 use crate::context::messages::RepairMode;
-use crate::runtime::reply::Reply;
+use crate::runtime::reply::ReplyCallback;
 use crate::shard::pending_writes::PendingWrites;
 
 impl Shard {
@@ -17,7 +17,7 @@ impl Shard {
         object: &ObjectId,
         repair: &Repair,
     ) -> Result<Option<Plan<bool>>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = DecisionReader::new(&self.context, pending);
         let seen = reader.seen_object(object, repair).await?;
         let plan = repair.decide(object, &seen, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
@@ -30,7 +30,7 @@ impl Shard {
         (object, upload): (&ObjectId, &UploadId),
         repair: &UploadRepair,
     ) -> Result<Option<Plan<bool>>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = DecisionReader::new(&self.context, pending);
         let seen = reader.seen_upload((object, upload), repair).await?;
         let plan = repair.decide(object, upload, &seen, self.context.env.steady_now());
         Ok(plan.map(|plan| plan.based_on(reader.into_reads())))
@@ -42,7 +42,7 @@ impl Shard {
         pending: &mut PendingWrites,
         planned: Result<Option<Plan<bool>>>,
         mode: RepairMode,
-        reply: Reply<bool>,
+        reply: ReplyCallback<bool>,
     ) {
         match planned {
             Ok(Some(plan)) if mode == RepairMode::Repair => {

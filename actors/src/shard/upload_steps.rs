@@ -13,11 +13,11 @@ use cenotaph_storage::records::{
 };
 use cenotaph_storage::{Error, ErrorKind, PARTS_MAX, Result, tamper};
 
-use super::{Reader, Shard};
+use super::{DecisionReader, Shard};
 use crate::admission::permits::Permit;
 use crate::context::Context;
 use crate::context::messages::ShardMessage;
-use crate::runtime::reply::Reply;
+use crate::runtime::reply::ReplyCallback;
 use crate::shard::pending_writes::PendingWrites;
 
 impl Context {
@@ -27,7 +27,7 @@ impl Context {
         &self,
         swap: UploadStep,
         permit: &Permit,
-        wrap: impl Fn(Reply<Option<PutResult>>) -> Reply<Option<PutResult>>,
+        wrap: impl Fn(ReplyCallback<Option<PutResult>>) -> ReplyCallback<Option<PutResult>>,
     ) -> Result<Option<PutResult>> {
         let id = swap.id.clone();
         self.deliver(&id, |reply| ShardMessage::UploadStep {
@@ -80,7 +80,7 @@ impl Shard {
         pending: &PendingWrites,
         step: &UploadStep,
     ) -> Result<Plan<Option<PutResult>>> {
-        let mut reader = Reader::new(&self.context, pending);
+        let mut reader = DecisionReader::new(&self.context, pending);
         let view = view(&mut reader, step).await?;
         let plan = step.decide(&view, self.context.env.steady_now());
         let plan = tamper::step(&self.context.env, step, view, plan);
@@ -89,7 +89,7 @@ impl Shard {
 }
 
 /// Reads the state that the decision depends on. Parts are read only if the decision needs them.
-pub(super) async fn view(reader: &mut Reader<'_>, step: &UploadStep) -> Result<UploadView> {
+pub(super) async fn view(reader: &mut DecisionReader<'_>, step: &UploadStep) -> Result<UploadView> {
     let key = upload_record_key(&step.id, &step.upload);
     let is_pending = reader.is_pending_upload(&key);
     let record = reader.upload_entry(key).await?;

@@ -29,10 +29,10 @@ pub(super) struct BlobMemory {
     most_bytes: usize,
     /// True if its share counts against the budget of bulk work, too.
     is_bulk: bool,
-    held: Held,
+    held: MemoryHold,
 }
 
-enum Held {
+enum MemoryHold {
     Peeked {
         _permit: Permit,
     },
@@ -54,7 +54,7 @@ impl BlobMemory {
             context: Arc::clone(context),
             most_bytes,
             is_bulk,
-            held: Held::Peeked { _permit: peeked },
+            held: MemoryHold::Peeked { _permit: peeked },
         }
     }
 
@@ -87,19 +87,19 @@ impl BlobMemory {
     pub(super) async fn make_room(&mut self, bytes: usize) -> Result<()> {
         let admission = &self.context.admission;
         match &self.held {
-            Held::Share { .. } => return Ok(()),
-            Held::Beginning(_) if bytes <= BEGINNING_BYTES => return Ok(()),
-            Held::Peeked { .. } if bytes <= BEGINNING_BYTES => {
+            MemoryHold::Share { .. } => return Ok(()),
+            MemoryHold::Beginning(_) if bytes <= BEGINNING_BYTES => return Ok(()),
+            MemoryHold::Peeked { .. } if bytes <= BEGINNING_BYTES => {
                 // Without a free beginning the blob waits for its share, as a longer blob would.
                 if let Some(beginning) = admission.beginning() {
-                    self.held = Held::Beginning(beginning);
+                    self.held = MemoryHold::Beginning(beginning);
                     return Ok(());
                 }
             }
-            Held::Peeked { .. } | Held::Beginning(_) => {}
+            MemoryHold::Peeked { .. } | MemoryHold::Beginning(_) => {}
         }
         // A beginning is part of the share, so only the rest is acquired.
-        let begun = if matches!(self.held, Held::Beginning(_)) {
+        let begun = if matches!(self.held, MemoryHold::Beginning(_)) {
             BEGINNING_BYTES
         } else {
             0
@@ -129,14 +129,14 @@ impl BlobMemory {
         };
         let begun = match std::mem::replace(
             &mut self.held,
-            Held::Peeked {
+            MemoryHold::Peeked {
                 _permit: Permit::free(),
             },
         ) {
-            Held::Beginning(beginning) => Some(beginning.into_bytes()),
-            Held::Peeked { .. } | Held::Share { .. } => None,
+            MemoryHold::Beginning(beginning) => Some(beginning.into_bytes()),
+            MemoryHold::Peeked { .. } | MemoryHold::Share { .. } => None,
         };
-        self.held = Held::Share {
+        self.held = MemoryHold::Share {
             _permits: [begun, Some(rest), of_bulk],
         };
         Ok(())

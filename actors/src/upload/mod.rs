@@ -21,7 +21,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::context::SharedContext;
-use crate::context::messages::{Job, Purpose, UploadsMessage};
+use crate::context::messages::{Purpose, UploadJob, UploadsMessage};
 
 mod change_recorder;
 mod memory;
@@ -101,13 +101,13 @@ pub(crate) struct BlobUpload {
 
 impl Actor for BlobUpload {
     type Msg = UploadMessage;
-    type State = Option<Box<Job>>;
-    type Arguments = Box<Job>;
+    type State = Option<Box<UploadJob>>;
+    type Arguments = Box<UploadJob>;
 
     async fn pre_start(
         &self,
         _: ActorRef<Self::Msg>,
-        job: Box<Job>,
+        job: Box<UploadJob>,
     ) -> Result<Self::State, ActorProcessingErr> {
         Ok(Some(job))
     }
@@ -153,8 +153,8 @@ struct Finished {
 }
 
 impl BlobUpload {
-    async fn run(&self, job: Job) -> Result<()> {
-        let Job {
+    async fn run(&self, job: UploadJob) -> Result<()> {
+        let UploadJob {
             id,
             operation,
             purpose,
@@ -170,7 +170,7 @@ impl BlobUpload {
                 precondition,
                 caller,
             } => {
-                let put = put::Put {
+                let put = put::LargePut {
                     id,
                     operation,
                     attributes,

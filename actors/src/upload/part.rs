@@ -12,7 +12,7 @@ use super::{BlobUpload, Finished};
 use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::context::messages::UploadedPart;
-use crate::runtime::reply::{Caller, Reply};
+use crate::runtime::reply::{Caller, ReplyCallback};
 
 /// A part without its payload.
 pub(super) struct PartUpload {
@@ -103,15 +103,16 @@ impl BlobUpload {
         };
         let guard = recorder.guard();
         // Every delivery carries the caller and the guard, as the commit of a put.
-        let wrap = move |reply: Reply<Option<PutResult>>| -> Reply<Option<PutResult>> {
-            let caller = caller.clone();
-            let guard = guard.clone();
-            Box::new(move |answer: Result<Option<PutResult>>| {
-                caller.answer(answer.clone().map(|_| uploaded));
-                drop(guard);
-                reply(answer);
-            })
-        };
+        let wrap =
+            move |reply: ReplyCallback<Option<PutResult>>| -> ReplyCallback<Option<PutResult>> {
+                let caller = caller.clone();
+                let guard = guard.clone();
+                Box::new(move |answer: Result<Option<PutResult>>| {
+                    caller.answer(answer.clone().map(|_| uploaded));
+                    drop(guard);
+                    reply(answer);
+                })
+            };
         self.context.step(swap, &permit, wrap).await.map(drop)
     }
 }

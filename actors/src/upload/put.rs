@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 use super::change_recorder::ChangeRecorder;
 use super::source_reader::check_promised_length;
 use super::split::Split;
-use super::stream::Cut;
+use super::stream::PayloadSplit;
 use super::{BlobUpload, Finished};
 use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::runtime::live_writes::WriteGuard;
-use crate::runtime::reply::{Caller, Reply};
+use crate::runtime::reply::{Caller, ReplyCallback};
 
 /// A large put without its payload.
-pub(super) struct Put {
+pub(super) struct LargePut {
     pub(super) id: ObjectId,
     pub(super) operation: OperationId,
     pub(super) attributes: Attributes,
@@ -34,7 +34,7 @@ impl BlobUpload {
     /// Runs a large put.
     pub(super) async fn put(
         &self,
-        put: Put,
+        put: LargePut,
         source: PayloadSource,
         mut caller_gone: oneshot::Receiver<()>,
         (peeked, is_bulk): (Permit, bool),
@@ -73,7 +73,7 @@ impl BlobUpload {
             ChangeRecorder::open(context.clone(), put.id.clone(), put.operation, most).await?;
         context.env.pass(SyncPoint::UploadAfterRecord).await;
 
-        let cut = Cut {
+        let cut = PayloadSplit {
             split: split.as_ref(),
             buffer_bytes,
             peeked,
@@ -91,13 +91,13 @@ impl BlobUpload {
     /// Step 5: delivers the swap that names the revisions.
     async fn commit(
         &self,
-        put: Put,
+        put: LargePut,
         parts: Vec<Finished>,
         checksum: Option<Checksum>,
         expected: ExpectedRow,
         guard: WriteGuard,
     ) -> Result<()> {
-        let Put {
+        let LargePut {
             id,
             operation,
             attributes,
@@ -131,7 +131,7 @@ impl BlobUpload {
         };
         // Every delivery carries the caller and the guard. If this actor dies, the commit still
         // answers the caller, and recovery still waits for the guard.
-        let wrap = move |reply: Reply<SwapReply>| -> Reply<SwapReply> {
+        let wrap = move |reply: ReplyCallback<SwapReply>| -> ReplyCallback<SwapReply> {
             let caller = caller.clone();
             let guard = guard.clone();
             Box::new(move |answer: Result<SwapReply>| {

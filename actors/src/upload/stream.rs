@@ -45,7 +45,7 @@ impl BlobUpload {
         id: &ObjectId,
         recorder: &mut ChangeRecorder,
         source: PayloadSource,
-        cut: Cut<'_>,
+        cut: PayloadSplit<'_>,
         caller_gone: &mut oneshot::Receiver<()>,
     ) -> Result<(Vec<Finished>, Option<Checksum>)> {
         let mut reader = SourceReader::new(source, self.context.limits.payload_bytes_max, &[]);
@@ -262,7 +262,7 @@ enum Filled {
 
 /// Division of a payload into blobs, the memory per blob, the permit for bytes buffered already,
 /// and whether the put is bulk work.
-pub(super) struct Cut<'a> {
+pub(super) struct PayloadSplit<'a> {
     pub(super) split: Option<&'a Split>,
     pub(super) buffer_bytes: usize,
     pub(super) peeked: Permit,

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::args::AbortArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::open_upload::{open_upload, upload_failure};
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
@@ -12,7 +12,7 @@ use crate::ui::report::Report;
 
 /// Runs `abort`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &AbortArgs,
 ) -> Result<(), Failure> {

@@ -4,14 +4,14 @@ use cenotaph::Amendment;
 
 use super::print_changed;
 use crate::args::AmendArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::report::Report;
 
 /// Runs `amend`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &AmendArgs,
 ) -> Result<(), Failure> {

@@ -2,13 +2,17 @@
 
 use super::print_changed;
 use crate::args::CopyArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::report::Report;
 
 /// Runs `cp`.
-pub(crate) async fn run(store: &Store, report: &Report, options: &CopyArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    store: &OpenStore,
+    report: &Report,
+    options: &CopyArgs,
+) -> Result<(), Failure> {
     let from = store.id(&options.from)?;
     let to = store.id(&options.to)?;
     let precondition = options.condition.precondition();

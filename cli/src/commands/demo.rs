@@ -23,9 +23,9 @@ use serde_json::json;
 
 use crate::args::{DemoArgs, StoreArgs};
 use crate::commands::recover::settle;
-use crate::store::{Access, Store};
-use crate::transfer::import::{Plan, Tells, Unchanged, import};
-use crate::transfer::tree::{Root, Total};
+use crate::store::{OpenStore, StoreAccess};
+use crate::transfer::import::{ImportOptions, Tells, Unchanged, import};
+use crate::transfer::tree::{FileTotal, Root};
 use crate::transfer::verify::verify;
 use crate::ui::clock::Stopwatch;
 use crate::ui::failure::Failure;
@@ -70,11 +70,11 @@ struct Demo<'a> {
     env: &'a Env,
     options: &'a DemoArgs,
     work: PathBuf,
-    steps: Vec<Row>,
+    steps: Vec<StepRow>,
 }
 
 /// Row of the table: a completed step.
-struct Row {
+struct StepRow {
     name: &'static str,
     what: String,
     took: Duration,
@@ -119,9 +119,9 @@ impl Demo<'_> {
         if self.options.corrupt {
             self.corrupt(&killed.data).await?;
         }
-        let store = Store::open(
+        let store = OpenStore::open(
             &store_args(&killed.data),
-            Access::Existing,
+            StoreAccess::Existing,
             self.env.clone(),
         )
         .await?;
@@ -135,7 +135,7 @@ impl Demo<'_> {
     /// Runs the steps before the corruption: recover, check acknowledged files, resume.
     async fn recover_and_resume(
         &mut self,
-        store: &Store,
+        store: &OpenStore,
         material: &Material,
         killed: &child::Killed,
     ) -> Result<(), Failure> {
@@ -149,7 +149,7 @@ impl Demo<'_> {
     /// Runs the steps after the corruption: verify, delete, recheck, compare the blob tier.
     async fn verify_and_delete(
         &mut self,
-        store: &Store,
+        store: &OpenStore,
         material: &Material,
         data: &Path,
     ) -> Result<(), Failure> {
@@ -189,7 +189,7 @@ impl Demo<'_> {
 
     /// Kills a child during its import.
     async fn import_and_kill(&mut self, material: &Material) -> Result<child::Killed, Failure> {
-        let stage = child::Stage {
+        let stage = child::ChildStage {
             report: self.report,
             env: self.env,
             work: &self.work,
@@ -220,9 +220,10 @@ impl Demo<'_> {
     }
 
     /// Opens the store of the killed child, which fences its interrupted writes.
-    async fn reopen(&mut self, data: &Path) -> Result<Store, Failure> {
+    async fn reopen(&mut self, data: &Path) -> Result<OpenStore, Failure> {
         let watch = Stopwatch::start(self.env);
-        let store = Store::open(&store_args(data), Access::Existing, self.env.clone()).await?;
+        let store =
+            OpenStore::open(&store_args(data), StoreAccess::Existing, self.env.clone()).await?;
         let fenced = store.engine.stats().await?.actors.fenced;
         let what = format!(
             "{} found and fenced",
@@ -233,7 +234,7 @@ impl Demo<'_> {
     }
 
     /// Settles all changes. An unsettled change is a failure.
-    async fn recover(&mut self, store: &Store) -> Result<(), Failure> {
+    async fn recover(&mut self, store: &OpenStore) -> Result<(), Failure> {
         let recovered = settle(store).await?;
         let changes = recovered.stats.actors.changes;
         let swept = recovered.stats.actors.swept;
@@ -258,7 +259,7 @@ impl Demo<'_> {
     /// Compares every acknowledged file with its object.
     async fn acknowledged(
         &mut self,
-        store: &Store,
+        store: &OpenStore,
         roots: &[Root],
         keys: &BTreeSet<String>,
     ) -> Result<(), Failure> {
@@ -276,12 +277,12 @@ impl Demo<'_> {
     /// Imports the rest. Acknowledged files must count as unchanged.
     async fn resume(
         &mut self,
-        store: &Store,
+        store: &OpenStore,
         roots: Vec<Root>,
         acknowledged: usize,
     ) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
-        let plan = Plan {
+        let plan = ImportOptions {
             roots,
             jobs: JOBS,
             by: Unchanged::ByMetadata,
@@ -317,11 +318,11 @@ impl Demo<'_> {
     }
 
     /// Compares the store with the trees.
-    async fn verify(&mut self, store: &Store, roots: &[Root]) -> Result<(), Failure> {
+    async fn verify(&mut self, store: &OpenStore, roots: &[Root]) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
         let verified = verify(store, self.report, roots, JOBS).await?;
         let took = watch.elapsed();
-        let total = Total {
+        let total = FileTotal {
             files: verified.files,
             bytes: verified.bytes,
         };
@@ -337,7 +338,7 @@ impl Demo<'_> {
     }
 
     /// Deletes some objects. Returns their keys.
-    async fn delete(&mut self, store: &Store) -> Result<BTreeSet<String>, Failure> {
+    async fn delete(&mut self, store: &OpenStore) -> Result<BTreeSet<String>, Failure> {
         let watch = Stopwatch::start(self.env);
         let (deleted, total) = checks::delete_some(store, INLINE_MAX as u64, JOBS).await?;
         let took = watch.elapsed();
@@ -359,7 +360,7 @@ impl Demo<'_> {
     /// gone.
     async fn recheck(
         &mut self,
-        store: &Store,
+        store: &OpenStore,
         roots: &[Root],
         deleted: &BTreeSet<String>,
     ) -> Result<(), Failure> {
@@ -376,7 +377,7 @@ impl Demo<'_> {
     }
 
     /// Compares the blob tier with the remaining objects.
-    async fn blob_tier(&mut self, store: &Store, data: &Path) -> Result<(), Failure> {
+    async fn blob_tier(&mut self, store: &OpenStore, data: &Path) -> Result<(), Failure> {
         let watch = Stopwatch::start(self.env);
         let recovered = settle(store).await?;
         if recovered.stats.actors.changes > 0 {
@@ -397,7 +398,7 @@ impl Demo<'_> {
 
     /// Adds a row to the table.
     fn step(&mut self, name: &'static str, what: String, took: Duration, rate: String) {
-        self.steps.push(Row {
+        self.steps.push(StepRow {
             name,
             what,
             took,
@@ -410,7 +411,7 @@ impl Demo<'_> {
         if self.report.is_json() {
             return self.steps.iter().try_for_each(|row| {
                 let elapsed_ms = u64::try_from(row.took.as_millis()).unwrap_or(u64::MAX);
-                let Row {
+                let StepRow {
                     name, what, rate, ..
                 } = row;
                 self.report.json(&json!({

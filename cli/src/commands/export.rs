@@ -1,14 +1,14 @@
 //! `export`: writes all objects to a directory tree.
 
 use crate::args::ExportArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::export::export;
 use crate::ui::failure::Failure;
 use crate::ui::report::Report;
 
 /// Runs `export`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &ExportArgs,
 ) -> Result<(), Failure> {

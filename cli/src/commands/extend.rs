@@ -4,14 +4,14 @@ use cenotaph::Deadline;
 
 use super::print_changed;
 use crate::args::ExtendArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::report::Report;
 
 /// Runs `extend`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &ExtendArgs,
 ) -> Result<(), Failure> {

@@ -5,16 +5,20 @@ use std::path::Path;
 use cenotaph::{ByteRange, Object};
 
 use crate::args::GetArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::file_metadata::FileMetadata;
-use crate::transfer::output::{Existing, Output};
+use crate::transfer::output::{ExistingTarget, Output};
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::report::Report;
 use crate::ui::standard;
 
 /// Runs `get`.
-pub(crate) async fn run(store: &Store, report: &Report, options: GetArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    store: &OpenStore,
+    report: &Report,
+    options: GetArgs,
+) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
     let file = options
         .output
@@ -49,7 +53,7 @@ async fn to_stdout(report: &Report, mut object: Object) -> Result<(), Failure> {
 
 /// Writes the bytes of an object to the file at `path`.
 async fn to_file(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     mut object: Object,
     path: &Path,
@@ -69,7 +73,7 @@ async fn to_file(
         bar.add(bytes);
     }
     output
-        .finish(&store.env, FileMetadata::default(), Existing::Replace)
+        .finish(&store.env, FileMetadata::default(), ExistingTarget::Replace)
         .await
         .map_err(failed)
 }

@@ -1,8 +1,8 @@
 //! `import`: imports a directory tree.
 
 use crate::args::ImportArgs;
-use crate::store::Store;
-use crate::transfer::import::{Plan, Tells, Unchanged, import};
+use crate::store::OpenStore;
+use crate::transfer::import::{ImportOptions, Tells, Unchanged, import};
 use crate::transfer::tree::Root;
 use crate::ui::clock::Stopwatch;
 use crate::ui::failure::Failure;
@@ -10,7 +10,7 @@ use crate::ui::report::Report;
 
 /// Runs `import`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &ImportArgs,
 ) -> Result<(), Failure> {
@@ -26,7 +26,7 @@ pub(crate) async fn run(
         Unchanged::ByMetadata
     };
     let watch = Stopwatch::start(&store.env);
-    let plan = Plan {
+    let plan = ImportOptions {
         roots: vec![root],
         jobs: options.tree.jobs,
         by,

@@ -6,7 +6,7 @@ use cenotaph::{Entry, Expiration, ObjectMeta, Timestamp};
 use serde_json::{Value, json};
 
 use crate::args::LsArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::human::{self, Align};
@@ -16,7 +16,11 @@ use crate::ui::report::Report;
 const PAGE: usize = 1000;
 
 /// Runs `ls`.
-pub(crate) async fn run(store: &Store, report: &Report, options: LsArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    store: &OpenStore,
+    report: &Report,
+    options: LsArgs,
+) -> Result<(), Failure> {
     let mut left = options.limit.unwrap_or(usize::MAX);
     let mut unreadable = 0u64;
     let mut after: Option<String> = None;

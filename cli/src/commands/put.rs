@@ -6,16 +6,20 @@ use cenotaph::Body;
 use serde_json::json;
 
 use crate::args::PutArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::parts::{self, InParts};
-use crate::transfer::put_file::{Counted, SourceFile, put_body, put_file};
+use crate::transfer::put_file::{CountingReader, SourceFile, put_body, put_file};
 use crate::transfer::put_options::{PutError, PutOptions, print_written};
 use crate::ui::failure::Failure;
 use crate::ui::report::Report;
 use crate::ui::standard;
 
 /// Runs `put`.
-pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    store: &OpenStore,
+    report: &Report,
+    options: PutArgs,
+) -> Result<(), Failure> {
     let id = &store.id(&options.key)?;
     let put_options = &PutOptions {
         content_type: options.content_type,
@@ -56,11 +60,11 @@ pub(crate) async fn run(store: &Store, report: &Report, options: PutArgs) -> Res
                 .await
                 .map_err(|error| PutError::File(error).failure(&path))?;
             // Not retried: the bytes of a pipe can be read only once.
-            let body = Body::reader(Counted::new(pipe, &bar));
+            let body = Body::reader(CountingReader::new(pipe, &bar));
             put_body(store, id, body, put_options).await?
         }
         Input::Stdin => {
-            let body = Body::reader(Counted::new(tokio::io::stdin(), &bar));
+            let body = Body::reader(CountingReader::new(tokio::io::stdin(), &bar));
             put_body(store, id, body, put_options).await?
         }
     };

@@ -5,14 +5,14 @@ use std::time::Duration;
 use cenotaph::Stats;
 use serde_json::json;
 
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::ui::clock::Stopwatch;
 use crate::ui::failure::Failure;
 use crate::ui::human;
 use crate::ui::report::Report;
 
 /// Runs `recover`. The open of the store has fenced the changes of dead owners already.
-pub(crate) async fn run(store: &Store, report: &Report) -> Result<(), Failure> {
+pub(crate) async fn run(store: &OpenStore, report: &Report) -> Result<(), Failure> {
     let recovered = settle(store).await?;
     let actors = recovered.stats.actors;
     report.result(
@@ -48,7 +48,7 @@ pub(crate) struct Recovered {
 }
 
 /// Settles all changes and orphans that can be settled now.
-pub(crate) async fn settle(store: &Store) -> Result<Recovered, Failure> {
+pub(crate) async fn settle(store: &OpenStore) -> Result<Recovered, Failure> {
     let watch = Stopwatch::start(&store.env);
     let left = store.engine.settle().await?;
     Ok(Recovered {

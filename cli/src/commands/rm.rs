@@ -5,14 +5,18 @@ use futures::TryStreamExt;
 use serde_json::json;
 
 use crate::args::RmArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::human;
 use crate::ui::report::Report;
 
 /// Runs `rm`.
-pub(crate) async fn run(store: &Store, report: &Report, options: RmArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    store: &OpenStore,
+    report: &Report,
+    options: RmArgs,
+) -> Result<(), Failure> {
     // All arguments are checked before the first object is deleted.
     let ids: Vec<ObjectId> = options
         .keys
@@ -62,7 +66,7 @@ fn prefix(recursive: Option<String>, all: bool) -> Result<Option<String>, Failur
 
 /// Deletes an object. Returns whether it existed.
 async fn remove(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     id: &ObjectId,
     precondition: Precondition,
@@ -76,7 +80,7 @@ async fn remove(
 }
 
 /// Deletes the objects of a prefix. Returns their number.
-async fn remove_prefix(store: &Store, report: &Report, prefix: &str) -> Result<u64, Failure> {
+async fn remove_prefix(store: &OpenStore, report: &Report, prefix: &str) -> Result<u64, Failure> {
     let bar = report.bar("rm", None);
     let mut deleted = 0;
     // Last key that is done. A retry continues after it.

@@ -7,7 +7,7 @@ use cenotaph::{Finding, RepairOutcome, ScrubDepth, ScrubProgress, ScrubReport};
 use serde_json::{Value, json};
 
 use crate::args::ScrubArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::ui::clock::Stopwatch;
 use crate::ui::failure::Failure;
 use crate::ui::human;
@@ -18,7 +18,7 @@ const FINDINGS_MAX: usize = 10_000;
 
 /// Runs `scrub`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &ScrubArgs,
 ) -> Result<(), Failure> {

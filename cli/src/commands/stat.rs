@@ -6,14 +6,18 @@ use cenotaph::{Expiration, ObjectMeta};
 
 use crate::args::StatArgs;
 use crate::commands::ls::head_in_json;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::human::{self, Align};
 use crate::ui::report::Report;
 
 /// Runs `stat`.
-pub(crate) async fn run(store: &Store, report: &Report, options: &StatArgs) -> Result<(), Failure> {
+pub(crate) async fn run(
+    store: &OpenStore,
+    report: &Report,
+    options: &StatArgs,
+) -> Result<(), Failure> {
     let id = store.id(&options.key)?;
     match retrying(&store.env, async || store.engine.head(&id).await).await? {
         Some(head) if report.is_json() => report.json(&head_in_json(&head)),

@@ -4,14 +4,14 @@ use cenotaph::{ErrorKind, PayloadLogStats, SpaceStats, Stats, Timestamp, Usage};
 use serde_json::json;
 
 use crate::args::StatsArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human::{self, Align};
 use crate::ui::report::Report;
 
 /// Runs `stats`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &StatsArgs,
 ) -> Result<(), Failure> {
@@ -46,7 +46,7 @@ pub(crate) async fn run(
 
 /// Counts objects and bytes, or returns `None` and prints a message if a row is damaged. The damage
 /// must not hide the counters of the engine.
-async fn usage(store: &Store, report: &Report) -> Result<Option<Usage>, Failure> {
+async fn usage(store: &OpenStore, report: &Report) -> Result<Option<Usage>, Failure> {
     match store.engine.usage().await {
         Ok(usage) => Ok(Some(usage)),
         Err(error) if error.kind() == ErrorKind::Corrupt => {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::args::UploadsArgs;
 use crate::commands::ls::expiration_in_json;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::human::{self, Align};
@@ -17,7 +17,7 @@ const PAGE: usize = 1000;
 
 /// Runs `uploads`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &UploadsArgs,
 ) -> Result<(), Failure> {
@@ -55,7 +55,7 @@ struct Sum {
 
 impl Sum {
     /// Sums the parts of an upload, or returns `None` if the upload has ended since it was listed.
-    async fn of(store: &Store, info: &UploadInfo) -> cenotaph::Result<Option<Self>> {
+    async fn of(store: &OpenStore, info: &UploadInfo) -> cenotaph::Result<Option<Self>> {
         let counted = async {
             let upload = store
                 .engine

@@ -1,7 +1,7 @@
 //! `verify`: compares the store with a directory tree.
 
 use crate::args::VerifyArgs;
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::tree::Root;
 use crate::transfer::verify::verify;
 use crate::ui::clock::Stopwatch;
@@ -10,7 +10,7 @@ use crate::ui::report::Report;
 
 /// Runs `verify`.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &VerifyArgs,
 ) -> Result<(), Failure> {

@@ -8,7 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 use cenotaph::{Env, ObjectId};
 
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::{Retryable, retrying};
 use crate::ui::failure::one_line;
 use crate::ui::report::Bar;
@@ -18,7 +18,7 @@ const PIECE_BYTES: usize = 1024 * 1024;
 
 /// Result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Comparison {
     /// All bytes are equal.
     Same,
     /// The lengths differ.
@@ -66,11 +66,11 @@ impl Retryable for Unreadable {
 
 /// Compares an object with a file. Transient errors of the store are retried.
 pub(crate) async fn compare(
-    store: &Store,
+    store: &OpenStore,
     id: &ObjectId,
     path: &Path,
     bar: &Bar,
-) -> Result<Verdict, Unreadable> {
+) -> Result<Comparison, Unreadable> {
     retrying(&store.env, async || {
         let mut counted = 0;
         let result = compare_once(store, id, path, bar, &mut counted).await;
@@ -85,21 +85,21 @@ pub(crate) async fn compare(
 
 /// Makes a single attempt at a comparison, and adds the compared bytes to `counted`.
 async fn compare_once(
-    store: &Store,
+    store: &OpenStore,
     id: &ObjectId,
     path: &Path,
     bar: &Bar,
     counted: &mut u64,
-) -> Result<Verdict, Unreadable> {
+) -> Result<Comparison, Unreadable> {
     let Some(mut object) = store.engine.get(id).await? else {
-        return Ok(Verdict::Missing);
+        return Ok(Comparison::Missing);
     };
     let size = object.metadata().size;
-    let Some(mut file) = Reader::open(&store.env, path).await? else {
-        return Ok(Verdict::NoFile);
+    let Some(mut file) = FileReader::open(&store.env, path).await? else {
+        return Ok(Comparison::NoFile);
     };
     if file.is_sized && file.bytes != size {
-        return Ok(Verdict::Size {
+        return Ok(Comparison::Size {
             object: size,
             file: file.bytes,
         });
@@ -109,20 +109,20 @@ async fn compare_once(
         let (reader, differs) = file.differs(&store.env, chunk).await?;
         file = reader;
         if let Some(at) = differs {
-            return Ok(Verdict::Byte(at));
+            return Ok(Comparison::Byte(at));
         }
         *counted += bytes;
         bar.add(bytes);
     }
     // A file without a size may be longer than the object. For other files the sizes were compared.
     if !file.is_sized && !file.has_ended(&store.env).await? {
-        return Ok(Verdict::Byte(size));
+        return Ok(Comparison::Byte(size));
     }
     // The stream of the object may end before its size: the byte counts decide.
     Ok(if file.at == size {
-        Verdict::Same
+        Comparison::Same
     } else {
-        Verdict::Size {
+        Comparison::Size {
             object: file.at,
             file: size,
         }
@@ -130,7 +130,7 @@ async fn compare_once(
 }
 
 /// Open file of a comparison. Reads run on threads for blocking calls.
-struct Reader {
+struct FileReader {
     file: File,
     /// Size of the file.
     bytes: u64,
@@ -140,7 +140,7 @@ struct Reader {
     at: u64,
 }
 
-impl Reader {
+impl FileReader {
     /// Opens a file, or returns `None` if there is no regular file at `path`.
     async fn open(env: &Env, path: &Path) -> Result<Option<Self>, Unreadable> {
         let path = path.to_owned();

@@ -24,10 +24,10 @@ use futures::TryStreamExt;
 use serde_json::json;
 
 use crate::args::ExportArgs;
-use crate::store::Store;
-use crate::transfer::compare::{Unreadable, Verdict, compare};
+use crate::store::OpenStore;
+use crate::transfer::compare::{Comparison, Unreadable, compare};
 use crate::transfer::file_metadata::FileMetadata;
-use crate::transfer::output::{Existing, Output, blocking, unfinished};
+use crate::transfer::output::{ExistingTarget, Output, blocking, unfinished};
 use crate::transfer::retry::retrying;
 use crate::transfer::tree;
 use crate::ui::clock::Stopwatch;
@@ -42,7 +42,7 @@ use crate::ui::report::{Bar, Report};
 /// can't be used, the objects can't be listed, or an object could not be exported; the other
 /// objects are exported all the same.
 pub(crate) async fn export(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &ExportArgs,
 ) -> Result<(), Failure> {
@@ -65,7 +65,7 @@ pub(crate) async fn export(
     let bar = report
         .bar("export", total_bytes(store, report, &prefix).await?)
         .of_files(None);
-    let job = Job {
+    let job = ExportJob {
         store,
         dir: &dir,
         prefix: &prefix,
@@ -107,7 +107,11 @@ pub(crate) async fn export(
 }
 
 /// Sums the sizes of the objects for the progress bar, or returns `None` if no bar is visible.
-async fn total_bytes(store: &Store, report: &Report, prefix: &str) -> Result<Option<u64>, Failure> {
+async fn total_bytes(
+    store: &OpenStore,
+    report: &Report,
+    prefix: &str,
+) -> Result<Option<u64>, Failure> {
     if !report.shows_progress() {
         return Ok(None);
     }
@@ -137,8 +141,8 @@ enum ExportOutcome {
 }
 
 /// Parameters of an export, shared by the exports of its objects.
-struct Job<'a> {
-    store: &'a Store,
+struct ExportJob<'a> {
+    store: &'a OpenStore,
     dir: &'a Path,
     prefix: &'a str,
     overwrite: bool,
@@ -147,7 +151,7 @@ struct Job<'a> {
     cleaned: Cleaned,
 }
 
-impl Job<'_> {
+impl ExportJob<'_> {
     /// Exports an object.
     async fn export_object(&self, head: ObjectMeta) -> ExportOutcome {
         let relative = head
@@ -160,8 +164,8 @@ impl Job<'_> {
         };
         let file_metadata = self.file_metadata(&head);
         let existing = match self.plan(&head, &path, file_metadata).await {
-            Ok(Plan::Write(existing)) => existing,
-            Ok(Plan::Keep) => return ExportOutcome::Unchanged(head.metadata.size),
+            Ok(ExportDecision::Write(existing)) => existing,
+            Ok(ExportDecision::Keep) => return ExportOutcome::Unchanged(head.metadata.size),
             Err(why) => return ExportOutcome::Failed(why),
         };
         match self.write(&head, &path, file_metadata, existing).await {
@@ -189,14 +193,14 @@ impl Job<'_> {
         head: &ObjectMeta,
         path: &Path,
         file_metadata: FileMetadata,
-    ) -> Result<Plan, String> {
+    ) -> Result<ExportDecision, String> {
         let failed = |error| Failure::io(path.display(), &error).to_string();
         let found = self
             .found(path, head.metadata.size, file_metadata)
             .await
             .map_err(failed)?;
         let is_same = match found {
-            TargetState::Nothing => return Ok(Plan::Write(Existing::Refuse)),
+            TargetState::Nothing => return Ok(ExportDecision::Write(ExistingTarget::Refuse)),
             TargetState::Special => {
                 return Err(format!(
                     "the target is a special file: path={}",
@@ -207,10 +211,10 @@ impl Job<'_> {
             // and a later change of the file changes its time.
             TargetState::Same => {
                 self.bar.add(head.metadata.size);
-                return Ok(Plan::Keep);
+                return Ok(ExportDecision::Keep);
             }
             TargetState::SameSize => match compare(self.store, &head.id, path, self.bar).await {
-                Ok(verdict) => verdict == Verdict::Same,
+                Ok(verdict) => verdict == Comparison::Same,
                 // An unreadable file can't be compared, but its directory may permit a replacement.
                 Err(Unreadable::File(_)) if self.overwrite => false,
                 Err(unreadable) => return Err(unreadable.to_string()),
@@ -222,9 +226,9 @@ impl Job<'_> {
                 .set_metadata(path, file_metadata)
                 .await
                 .map_err(failed)
-                .map(|()| Plan::Keep),
-            (true, false) => Ok(Plan::Keep),
-            (false, true) => Ok(Plan::Write(Existing::Replace)),
+                .map(|()| ExportDecision::Keep),
+            (true, false) => Ok(ExportDecision::Keep),
+            (false, true) => Ok(ExportDecision::Write(ExistingTarget::Replace)),
             (false, false) => Err(format!(
                 "the target is another file; give --overwrite to replace it: path={}",
                 path.display()
@@ -284,7 +288,7 @@ impl Job<'_> {
         head: &ObjectMeta,
         path: &Path,
         file_metadata: FileMetadata,
-        existing: Existing,
+        existing: ExistingTarget,
     ) -> Result<u64, Failure> {
         let failed = |error| {
             Failure::io(
@@ -349,9 +353,9 @@ enum TargetState {
 }
 
 /// Decision on an object.
-enum Plan {
+enum ExportDecision {
     /// Write the file.
-    Write(Existing),
+    Write(ExistingTarget),
     /// Keep the existing file.
     Keep,
 }

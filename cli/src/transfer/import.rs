@@ -17,13 +17,13 @@ use cenotaph::ErrorKind;
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::store::Store;
-use crate::transfer::compare::{Verdict, compare};
+use crate::store::OpenStore;
+use crate::transfer::compare::{Comparison, compare};
 use crate::transfer::file_metadata::FileMetadata;
 use crate::transfer::put_file::{SourceFile, put_file};
 use crate::transfer::put_options::{PutError, PutOptions};
 use crate::transfer::retry::retrying;
-use crate::transfer::tree::{self, FoundFile, Root, Step};
+use crate::transfer::tree::{self, FoundFile, Root, WalkStep};
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human;
 use crate::ui::report::{Bar, Report};
@@ -51,7 +51,7 @@ pub(crate) enum Tells {
 }
 
 /// Parameters of an import.
-pub(crate) struct Plan {
+pub(crate) struct ImportOptions {
     /// Trees to import.
     pub(crate) roots: Vec<Root>,
     /// Number of files that are imported at once.
@@ -100,9 +100,9 @@ enum ImportOutcome {
 /// # Errors
 /// [`Failure::Failed`] if the store accepts no more files. Failures of single files are counted.
 pub(crate) async fn import(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
-    plan: &Plan,
+    plan: &ImportOptions,
 ) -> Result<Imported, Failure> {
     let total = if report.shows_progress() {
         Some(tree::count(&store.env, &plan.roots).await?)
@@ -142,14 +142,14 @@ pub(crate) async fn import(
 }
 
 /// Imports a step of the walk.
-async fn import_step(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> ImportOutcome {
+async fn import_step(store: &OpenStore, by: Unchanged, step: WalkStep, bar: &Bar) -> ImportOutcome {
     match step {
-        Step::File(found) => import_file(store, by, found, bar).await,
-        Step::Skipped { path, why } => ImportOutcome::Skipped {
+        WalkStep::File(found) => import_file(store, by, found, bar).await,
+        WalkStep::Skipped { path, why } => ImportOutcome::Skipped {
             path: path.display().to_string(),
             why,
         },
-        Step::Failed { path, why } => ImportOutcome::Failed {
+        WalkStep::Failed { path, why } => ImportOutcome::Failed {
             path,
             why,
             is_of_store: false,
@@ -158,7 +158,12 @@ async fn import_step(store: &Store, by: Unchanged, step: Step, bar: &Bar) -> Imp
 }
 
 /// Imports a file unless it is unchanged.
-async fn import_file(store: &Store, by: Unchanged, found: FoundFile, bar: &Bar) -> ImportOutcome {
+async fn import_file(
+    store: &OpenStore,
+    by: Unchanged,
+    found: FoundFile,
+    bar: &Bar,
+) -> ImportOutcome {
     let failed = |why: String, is_of_store| ImportOutcome::Failed {
         path: found.path.display().to_string(),
         why,
@@ -219,7 +224,7 @@ async fn refresh(found: &FoundFile) -> std::io::Result<FoundFile> {
 
 /// Returns whether the object of a file is up to date.
 async fn is_unchanged(
-    store: &Store,
+    store: &OpenStore,
     by: Unchanged,
     found: &FoundFile,
     id: &cenotaph::ObjectId,
@@ -244,7 +249,7 @@ async fn is_unchanged(
         // An unreadable object counts as changed: the import replaces it.
         Unchanged::ByContent => Ok(matches!(
             compare(store, id, Path::new(&found.path), bar).await,
-            Ok(Verdict::Same)
+            Ok(Comparison::Same)
         )),
     }
 }

@@ -2,7 +2,7 @@
 
 use cenotaph::{ErrorKind, MultipartUpload, ObjectId, UploadId};
 
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 
@@ -11,7 +11,7 @@ use crate::ui::failure::Failure;
 /// # Errors
 /// [`Failure::NotFound`] if the object has no such upload, or if the upload has ended.
 pub(crate) async fn open_upload(
-    store: &Store,
+    store: &OpenStore,
     id: &ObjectId,
     upload: UploadId,
 ) -> Result<MultipartUpload, Failure> {

@@ -34,7 +34,7 @@ const LINKS_MAX: usize = 40;
 
 /// Treatment of an existing target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Existing {
+pub(crate) enum ExistingTarget {
     /// The target is replaced.
     Replace,
     /// An existing target is an error.
@@ -73,8 +73,8 @@ impl Output {
     /// Begins the file that `path` leads to.
     fn open(path: PathBuf) -> io::Result<Self> {
         let target = match follow(path)? {
-            Place::Path(target) => target,
-            Place::Open(path) => {
+            OutputPlace::Path(target) => target,
+            OutputPlace::Open(path) => {
                 let writing = Writing::Through(open_again(&path)?);
                 return Ok(Self {
                     target: path,
@@ -150,7 +150,7 @@ impl Output {
         self,
         env: &Env,
         file_metadata: FileMetadata,
-        existing: Existing,
+        existing: ExistingTarget,
     ) -> io::Result<()> {
         blocking(env, move || {
             let Writing::Beside(file) = self.writing else {
@@ -159,9 +159,9 @@ impl Output {
             // Before the rename, so that the target never appears with another mode or time.
             file_metadata.apply(file.as_file())?;
             let persisted = match existing {
-                Existing::Replace => file.persist(&self.target),
+                ExistingTarget::Replace => file.persist(&self.target),
                 // Fails if a file has appeared at the target since the caller checked it.
-                Existing::Refuse => file.persist_noclobber(&self.target),
+                ExistingTarget::Refuse => file.persist_noclobber(&self.target),
             };
             persisted.map(drop).map_err(|error| error.error)
         })
@@ -170,7 +170,7 @@ impl Output {
 }
 
 /// Destination of a path.
-enum Place {
+enum OutputPlace {
     /// A path that is not a symbolic link.
     Path(PathBuf),
     /// A link of /proc to an open file, which may have no name.
@@ -181,16 +181,18 @@ enum Place {
 ///
 /// # Errors
 /// An error after [`LINKS_MAX`] links, and errors of reading a link.
-fn follow(mut path: PathBuf) -> io::Result<Place> {
+fn follow(mut path: PathBuf) -> io::Result<OutputPlace> {
     for _ in 0..LINKS_MAX {
         if !std::fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
-            return Ok(Place::Path(path));
+            return Ok(OutputPlace::Path(path));
         }
         let dir = directory(&path).canonicalize()?;
         // The text of such a link may be no path (`pipe:[..]`); only an open of the link itself
         // reaches the file.
         if dir.starts_with("/proc") {
-            return Ok(Place::Open(dir.join(path.file_name().unwrap_or_default())));
+            return Ok(OutputPlace::Open(
+                dir.join(path.file_name().unwrap_or_default()),
+            ));
         }
         path = dir.join(std::fs::read_link(&path)?);
     }

@@ -25,15 +25,15 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use crate::args::{PartsArgs, Resume};
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::put_options::{PutError, PutOptions, print_written};
 use crate::transfer::retry::retrying;
 use crate::ui::failure::Failure;
 use crate::ui::human;
 use crate::ui::report::{Bar, Report};
-use cut::{Cut, PART_BYTES};
-use file::Opened;
-use resume::{ResumableUpload, Search, There};
+use cut::{PART_BYTES, PartSplit};
+use file::OpenedFile;
+use resume::{ResumableUpload, ResumeSearch, There};
 
 /// Largest file, in bytes, that is put in one piece by default.
 pub(crate) const OVER_BYTES: u64 = 256 * 1024 * 1024;
@@ -43,7 +43,7 @@ const PARALLEL: usize = 4;
 
 /// Put of a file in parts.
 pub(crate) struct InParts<'a> {
-    pub(crate) store: &'a Store,
+    pub(crate) store: &'a OpenStore,
     pub(crate) report: &'a Report,
     pub(crate) id: &'a ObjectId,
     pub(crate) path: &'a Path,
@@ -54,7 +54,7 @@ pub(crate) struct InParts<'a> {
 /// A new or resumed upload.
 struct Begun {
     upload: MultipartUpload,
-    cut: Cut,
+    cut: PartSplit,
     /// Parts that are stored already and match the file.
     there: BTreeMap<u32, PartEtag>,
     is_resumed: bool,
@@ -69,7 +69,7 @@ impl InParts<'_> {
     /// [`Failure::NotFound`] if the upload to resume does not exist.
     pub(crate) async fn put(&self) -> Result<(), Failure> {
         let unreadable = |error| PutError::File(error).failure(self.path);
-        let file = Opened::open(&self.store.env, self.path)
+        let file = OpenedFile::open(&self.store.env, self.path)
             .await
             .map_err(unreadable)?;
         let path = self.path.display();
@@ -127,9 +127,9 @@ impl InParts<'_> {
     }
 
     /// Begins an upload, or finds the upload to resume.
-    async fn begin(&self, file: &Opened) -> Result<Begun, Failure> {
+    async fn begin(&self, file: &OpenedFile) -> Result<Begun, Failure> {
         let attributes = self.put_options.attributes();
-        let search = Search {
+        let search = ResumeSearch {
             store: self.store,
             report: self.report,
             id: self.id,
@@ -142,7 +142,8 @@ impl InParts<'_> {
             Resume::Newest => search.newest().await?,
             Resume::Named(upload_id) => Some(search.named(upload_id).await?),
         };
-        let fresh_cut = || Cut::new(file.bytes(), self.options.part_size.unwrap_or(PART_BYTES));
+        let fresh_cut =
+            || PartSplit::new(file.bytes(), self.options.part_size.unwrap_or(PART_BYTES));
         if let Some(ResumableUpload {
             upload,
             there: There { cut, parts },
@@ -216,7 +217,7 @@ impl InParts<'_> {
     async fn send_missing(
         &self,
         begun: &Begun,
-        file: &Opened,
+        file: &OpenedFile,
     ) -> Result<BTreeMap<u32, PartEtag>, Failure> {
         let Begun {
             upload, cut, there, ..
@@ -246,9 +247,9 @@ impl InParts<'_> {
     async fn send(
         &self,
         upload: &MultipartUpload,
-        cut: Cut,
+        cut: PartSplit,
         number: u32,
-        file: &Opened,
+        file: &OpenedFile,
         bar: &Bar,
     ) -> Result<(u32, PartEtag), Failure> {
         let range = cut.range(number);

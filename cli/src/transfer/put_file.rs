@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use cenotaph::{Body, ObjectId, PutResult};
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::output::blocking;
 use crate::transfer::put_options::{PutError, PutOptions};
 use crate::transfer::retry::retrying;
@@ -30,7 +30,7 @@ pub(crate) struct SourceFile {
 
 /// Puts a body in one piece.
 pub(crate) async fn put_body(
-    store: &Store,
+    store: &OpenStore,
     id: &ObjectId,
     body: Body,
     put_options: &PutOptions,
@@ -46,7 +46,7 @@ pub(crate) async fn put_body(
 /// Puts a file in one piece. A small file is read at once, a large file is streamed. Transient
 /// errors are retried.
 pub(crate) async fn put_file(
-    store: &Store,
+    store: &OpenStore,
     id: &ObjectId,
     file: &SourceFile,
     put_options: &PutOptions,
@@ -67,7 +67,7 @@ pub(crate) async fn put_file(
 
 /// Makes a single attempt to put a file.
 async fn put_once(
-    store: &Store,
+    store: &OpenStore,
     id: &ObjectId,
     file: &SourceFile,
     put_options: &PutOptions,
@@ -90,7 +90,7 @@ async fn put_once(
             let opened = tokio::fs::File::open(&file.path)
                 .await
                 .map_err(PutError::File)?;
-            let reader = Counted {
+            let reader = CountingReader {
                 reader: opened,
                 bar: bar.clone(),
                 counted: Arc::clone(counted),
@@ -124,7 +124,7 @@ enum Whole {
 }
 
 /// Reads a small file at once.
-async fn read_whole(store: &Store, file: &SourceFile) -> Result<Whole, PutError> {
+async fn read_whole(store: &OpenStore, file: &SourceFile) -> Result<Whole, PutError> {
     let path = file.path.clone();
     let bytes = file.bytes;
     let read = move || {
@@ -148,13 +148,13 @@ async fn read_whole(store: &Store, file: &SourceFile) -> Result<Whole, PutError>
 }
 
 /// Reader that counts its bytes and advances a progress bar.
-pub(crate) struct Counted<R> {
+pub(crate) struct CountingReader<R> {
     reader: R,
     bar: Bar,
     counted: Arc<AtomicU64>,
 }
 
-impl<R> Counted<R> {
+impl<R> CountingReader<R> {
     /// Wraps a reader.
     pub(crate) fn new(reader: R, bar: &Bar) -> Self {
         Self {
@@ -165,7 +165,7 @@ impl<R> Counted<R> {
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for CountingReader<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

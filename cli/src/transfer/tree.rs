@@ -50,7 +50,7 @@ pub(crate) struct FoundFile {
 
 /// Step of a walk.
 #[derive(Clone, Debug)]
-pub(crate) enum Step {
+pub(crate) enum WalkStep {
     /// A regular file.
     File(FoundFile),
     /// An entry that is no regular file, or is excluded.
@@ -113,7 +113,7 @@ impl Root {
     }
 
     /// Walks the tree in the order of names. Blocks on the file system.
-    fn steps(&self) -> impl Iterator<Item = Step> {
+    fn steps(&self) -> impl Iterator<Item = WalkStep> {
         let mut walk = WalkDir::new(&self.dir).sort_by_file_name().into_iter();
         std::iter::from_fn(move || {
             loop {
@@ -128,7 +128,7 @@ impl Root {
                     Ok(entry) if entry.file_type().is_dir() => {
                         if self.own_dirs.iter().any(|own| own == entry.path()) {
                             walk.skip_current_dir();
-                            return Some(Step::Skipped {
+                            return Some(WalkStep::Skipped {
                                 path: entry.into_path(),
                                 why: "the store's own directory",
                             });
@@ -137,7 +137,7 @@ impl Root {
                     Ok(entry) => return Some(self.step(&entry)),
                     Err(error) => {
                         let path = error.path().unwrap_or(&self.dir).display().to_string();
-                        return Some(Step::Failed {
+                        return Some(WalkStep::Failed {
                             path,
                             why: one_line(&error),
                         });
@@ -148,15 +148,15 @@ impl Root {
     }
 
     /// Classifies an entry that is no directory.
-    fn step(&self, entry: &DirEntry) -> Step {
+    fn step(&self, entry: &DirEntry) -> WalkStep {
         if let Some(why) = special(entry.file_type()) {
-            return Step::Skipped {
+            return WalkStep::Skipped {
                 path: entry.path().to_owned(),
                 why,
             };
         }
         if unfinished::is_unfinished(entry.file_name()) {
-            return Step::Skipped {
+            return WalkStep::Skipped {
                 path: entry.path().to_owned(),
                 why: "an unfinished file of an export",
             };
@@ -164,19 +164,19 @@ impl Root {
         let relative = entry.path().strip_prefix(&self.dir).unwrap_or(entry.path());
         let Some(key) = key_of(relative) else {
             let path = format!("{:?}", entry.path());
-            return Step::Failed {
+            return WalkStep::Failed {
                 path,
                 why: "the name is not UTF-8".to_owned(),
             };
         };
         match entry.metadata() {
-            Ok(metadata) => Step::File(FoundFile {
+            Ok(metadata) => WalkStep::File(FoundFile {
                 key: format!("{}{key}", self.prefix),
                 bytes: metadata.len(),
                 file_metadata: FileMetadata::of(&metadata),
                 path: entry.path().to_owned(),
             }),
-            Err(error) => Step::Failed {
+            Err(error) => WalkStep::Failed {
                 path: entry.path().display().to_string(),
                 why: one_line(&error),
             },
@@ -198,7 +198,7 @@ fn special(file_type: FileType) -> Option<&'static str> {
 /// Walks the trees one after the other on a thread for blocking calls. The walk ends when the
 /// stream is dropped. A walk that ends early, for example by a panic, yields a failed step at the
 /// end: it never looks complete.
-pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = Step> + use<> {
+pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = WalkStep> + use<> {
     let (sender, steps) = mpsc::channel(AHEAD);
     let is_whole = Arc::new(AtomicBool::new(false));
     let roots = roots.to_vec();
@@ -223,7 +223,7 @@ pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = Step> + use<
             Some(step) => step,
             // The swap makes the failed step appear once: the next call finds the flag set.
             None if is_whole.swap(true, Ordering::AcqRel) => return None,
-            None => Step::Failed {
+            None => WalkStep::Failed {
                 path: "the tree".to_owned(),
                 why: "the walk ended early".to_owned(),
             },
@@ -234,7 +234,7 @@ pub(crate) fn walk(env: &Env, roots: &[Root]) -> impl Stream<Item = Step> + use<
 
 /// Number and bytes of files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Total {
+pub(crate) struct FileTotal {
     /// Number of regular files.
     pub(crate) files: u64,
     /// Bytes of these files.
@@ -242,13 +242,13 @@ pub(crate) struct Total {
 }
 
 /// Counts the files of the trees.
-pub(crate) async fn count(env: &Env, roots: &[Root]) -> Result<Total, Failure> {
+pub(crate) async fn count(env: &Env, roots: &[Root]) -> Result<FileTotal, Failure> {
     let roots = roots.to_vec();
     let count = move || {
-        let mut total = Total::default();
+        let mut total = FileTotal::default();
         for root in &roots {
             for step in root.steps() {
-                if let Step::File(found) = step {
+                if let WalkStep::File(found) = step {
                     total.files += 1;
                     total.bytes += found.bytes;
                 }

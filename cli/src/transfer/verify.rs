@@ -13,10 +13,10 @@ use cenotaph::Entry;
 use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 
-use crate::store::Store;
-use crate::transfer::compare::{Unreadable, Verdict, compare};
+use crate::store::OpenStore;
+use crate::transfer::compare::{Comparison, Unreadable, compare};
 use crate::transfer::output::blocking;
-use crate::transfer::tree::{self, FoundFile, Root, Step};
+use crate::transfer::tree::{self, FoundFile, Root, WalkStep};
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human;
 use crate::ui::report::{Bar, Report};
@@ -26,7 +26,7 @@ const KEYS_AT_ONCE: usize = 256;
 
 /// Difference between the store and a tree.
 #[derive(Clone, Debug)]
-pub(crate) struct Problem {
+pub(crate) struct TreeDifference {
     /// Key of the object, or path of the file if it has no key.
     pub(crate) name: String,
     /// Kind of the problem, as a single word.
@@ -47,12 +47,12 @@ pub(crate) struct Verified {
     /// Number of problems.
     pub(crate) problems: u64,
     /// The first problem.
-    pub(crate) first: Option<Problem>,
+    pub(crate) first: Option<TreeDifference>,
 }
 
 /// Compares the trees with the store. Each problem is printed as soon as it is found.
 pub(crate) async fn verify(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     roots: &[Root],
     jobs: usize,
@@ -87,18 +87,18 @@ enum Checked {
     /// The entry is no regular file.
     Skipped,
     /// File and object differ, or can't be compared.
-    Wrong(Problem),
+    Wrong(TreeDifference),
 }
 
 /// Checks a step of the walk.
-async fn check(store: &Store, step: Step, bar: &Bar) -> Checked {
+async fn check(store: &OpenStore, step: WalkStep, bar: &Bar) -> Checked {
     match step {
-        Step::File(found) => match check_file(store, &found, bar).await {
+        WalkStep::File(found) => match check_file(store, &found, bar).await {
             None => Checked::Same(found.bytes),
             Some(problem) => Checked::Wrong(problem),
         },
-        Step::Skipped { .. } => Checked::Skipped,
-        Step::Failed { path, why } => Checked::Wrong(Problem {
+        WalkStep::Skipped { .. } => Checked::Skipped,
+        WalkStep::Failed { path, why } => Checked::Wrong(TreeDifference {
             name: path,
             kind: "unreadable",
             detail: why,
@@ -107,9 +107,13 @@ async fn check(store: &Store, step: Step, bar: &Bar) -> Checked {
 }
 
 /// Compares a file with its object. Returns the problem, or `None` if both are equal.
-pub(crate) async fn check_file(store: &Store, found: &FoundFile, bar: &Bar) -> Option<Problem> {
+pub(crate) async fn check_file(
+    store: &OpenStore,
+    found: &FoundFile,
+    bar: &Bar,
+) -> Option<TreeDifference> {
     let problem = |kind, detail| {
-        Some(Problem {
+        Some(TreeDifference {
             name: found.key.clone(),
             kind,
             detail,
@@ -121,14 +125,14 @@ pub(crate) async fn check_file(store: &Store, found: &FoundFile, bar: &Bar) -> O
         Err(failure) => return problem("missing", failure.to_string()),
     };
     match compare(store, &id, Path::new(&found.path), bar).await {
-        Ok(Verdict::Same) => None,
-        Ok(Verdict::Size { object, file }) => problem(
+        Ok(Comparison::Same) => None,
+        Ok(Comparison::Size { object, file }) => problem(
             "differs",
             format!("the object has {object} bytes, the file {file}"),
         ),
-        Ok(Verdict::Byte(at)) => problem("differs", format!("first at byte {at}")),
-        Ok(Verdict::Missing) => problem("missing", "the store has no such object".to_owned()),
-        Ok(Verdict::NoFile) => problem("differs", "the file was removed".to_owned()),
+        Ok(Comparison::Byte(at)) => problem("differs", format!("first at byte {at}")),
+        Ok(Comparison::Missing) => problem("missing", "the store has no such object".to_owned()),
+        Ok(Comparison::NoFile) => problem("differs", "the file was removed".to_owned()),
         Err(Unreadable::Object(error)) if error.kind() == cenotaph::ErrorKind::Corrupt => {
             problem("damaged", one_line(&error))
         }
@@ -138,7 +142,7 @@ pub(crate) async fn check_file(store: &Store, found: &FoundFile, bar: &Bar) -> O
 
 /// Finds objects without a file.
 async fn extras(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     root: &Root,
     verified: &mut Verified,
@@ -173,7 +177,7 @@ async fn extras(
             let detail = "the tree has no such file".to_owned();
             verified.take(
                 report,
-                Checked::Wrong(Problem {
+                Checked::Wrong(TreeDifference {
                     name,
                     kind: "extra",
                     detail,
@@ -260,7 +264,7 @@ impl Verified {
     }
 }
 
-impl Problem {
+impl TreeDifference {
     /// Prints the problem.
     fn print(&self, report: &Report) -> Result<(), Failure> {
         report.result(

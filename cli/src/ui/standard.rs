@@ -26,17 +26,17 @@ pub(crate) struct Stdout {
 
 /// Handle that interrupts the pending write and all later writes.
 #[derive(Clone)]
-pub(crate) struct Interrupt(Sender<Event>);
+pub(crate) struct Interrupt(Sender<WaitEnd>);
 
 /// Ends of the channels between caller and writer thread.
 struct Channel {
     jobs: Sender<Bytes>,
-    events: Receiver<Event>,
+    events: Receiver<WaitEnd>,
     is_interrupted: bool,
 }
 
 /// Event that ends the wait of a caller.
-enum Event {
+enum WaitEnd {
     /// The writer thread has finished a write.
     Done(io::Result<()>),
     /// A signal has arrived.
@@ -56,7 +56,7 @@ impl Stdout {
         let done = events.clone();
         let write = move || {
             for bytes in queue {
-                if done.send(Event::Done(output.write_all(&bytes))).is_err() {
+                if done.send(WaitEnd::Done(output.write_all(&bytes))).is_err() {
                     return;
                 }
             }
@@ -98,14 +98,14 @@ impl Stdout {
             .ok()
             .and_then(|()| channel.events.recv().ok());
         match event {
-            Some(Event::Done(Ok(()))) => Ok(()),
-            Some(Event::Done(Err(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
+            Some(WaitEnd::Done(Ok(()))) => Ok(()),
+            Some(WaitEnd::Done(Err(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Err(Failure::BrokenPipe)
             }
-            Some(Event::Done(Err(error))) => {
+            Some(WaitEnd::Done(Err(error))) => {
                 Err(Failure::io("standard output can't be written", &error))
             }
-            Some(Event::Interrupted) => {
+            Some(WaitEnd::Interrupted) => {
                 channel.is_interrupted = true;
                 Err(Failure::Interrupted)
             }
@@ -120,7 +120,7 @@ impl Interrupt {
     /// Interrupts the pending write and all later writes.
     pub(crate) fn send(&self) {
         // Without a receiver there is no writer to interrupt.
-        let _ = self.0.send(Event::Interrupted);
+        let _ = self.0.send(WaitEnd::Interrupted);
     }
 }
 

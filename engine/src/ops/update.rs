@@ -20,7 +20,7 @@ use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result};
 use crate::body::Body;
 use crate::engine::{Engine, IntoObjectId};
 use crate::observe::{observe, operation_span};
-use crate::opened::Opened;
+use crate::opened::OpenedObject;
 use crate::ops::get::Object;
 use crate::ops::put::Put;
 use crate::ops::setters::attributes_setters;
@@ -207,11 +207,13 @@ impl Engine {
         self.check_writable("update")?;
         let permit = self.namespaces().begin_on(id, "update")?;
         let open = match self.open_object(id, ByteRange::Full).await? {
-            Opened::Object(open) => open,
-            Opened::Absent => return Ok((None, Precondition::Absent)),
+            OpenedObject::Object(open) => open,
+            OpenedObject::Absent => return Ok((None, Precondition::Absent)),
             // The row exists although its blob is missing. The write must replace exactly that row,
             // so its precondition is the version and not absence.
-            Opened::Dangling(current) => return Ok((None, Precondition::Version(current.version))),
+            OpenedObject::Dangling(current) => {
+                return Ok((None, Precondition::Version(current.version)));
+            }
         };
         let object = Object::new(open, permit)?;
         // An update counts as a read, even if it keeps the object.

@@ -1,4 +1,4 @@
-//! [`Walk`]: the position of the pruner in the last versions, and the count limit.
+//! [`LastVersionWalk`]: the position of the pruner in the last versions, and the count limit.
 //!
 //! ```text
 //! walk n      counts the entries that it leaves, by their age
@@ -21,7 +21,7 @@ use crate::context::messages::PruneOutcome;
 
 /// Walk over all last versions.
 #[derive(Default)]
-pub(crate) struct Walk {
+pub(crate) struct LastVersionWalk {
     /// Time at which the walk began, and the rest of its range; `None` between two walks.
     rest: Option<(Timestamp, Range)>,
     /// Number of entries that the walk has left, by the lower end of their age in milliseconds.
@@ -30,7 +30,7 @@ pub(crate) struct Walk {
     counted_cutoff: Option<Timestamp>,
 }
 
-impl Walk {
+impl LastVersionWalk {
     /// Returns whether the next page is the first of its walk.
     pub(super) fn is_at_begin(&self) -> bool {
         self.rest.is_none()
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn entries_behind_the_retention_or_the_count_limit_are_dropped() {
-        let mut walk = Walk::default();
+        let mut walk = LastVersionWalk::default();
         let day = Duration::from_millis(1000);
         assert_eq!(walk.cutoff(at(5000), day), at(4000));
         walk.add(&page(5000, &[4990, 4995], Some(Range::all(2))));
@@ -147,7 +147,7 @@ mod tests {
         ) {
             let begun = 1 << 41;
             let deleted: Vec<u64> = ages.iter().map(|age| begun - age).collect();
-            let mut walk = Walk::default();
+            let mut walk = LastVersionWalk::default();
             walk.add(&page(begun, &deleted, None));
             let is_over = walk.end(at(begun), most);
             prop_assert_eq!(is_over, ages.len() as u64 > most);

@@ -21,7 +21,7 @@ type DueOrphan = (RevisionKey, Orphan);
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
 
 /// Outcome of an attempt to delete an orphan.
-enum Attempt {
+enum DeleteAttempt {
     /// The blob is deleted.
     Deleted(DueOrphan),
     /// The blob may exist.
@@ -131,7 +131,7 @@ impl Sweeper {
     }
 
     /// Reads the entry of an orphan and deletes its blob (steps 2 and 3).
-    async fn attempt(&self, revision: RevisionId) -> Result<Attempt> {
+    async fn attempt(&self, revision: RevisionId) -> Result<DeleteAttempt> {
         // Read again: the backlog may be older than the entry.
         let value = match self
             .context
@@ -143,7 +143,7 @@ impl Sweeper {
             Ok(None) => {
                 // Another pass or a batch has removed it. The index decides.
                 self.context.backlog.forget_orphan(revision);
-                return Ok(Attempt::Passed);
+                return Ok(DeleteAttempt::Passed);
             }
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 return Ok(unreadable(revision, &error));
@@ -163,13 +163,13 @@ impl Sweeper {
             OrphanDue::At(_) => {
                 // The backlog had an older due time.
                 self.context.backlog.found_orphan(revision, &value);
-                Ok(Attempt::Passed)
+                Ok(DeleteAttempt::Passed)
             }
-            OrphanDue::Restated(orphan) => Ok(Attempt::Restated((key, orphan))),
+            OrphanDue::Restated(orphan) => Ok(DeleteAttempt::Restated((key, orphan))),
         }
     }
 
-    async fn delete(&self, key: RevisionKey, orphan: Orphan) -> Attempt {
+    async fn delete(&self, key: RevisionKey, orphan: Orphan) -> DeleteAttempt {
         self.context.env.pass(SyncPoint::SweeperBeforeDelete).await;
         let timeout = self.context.limits.sweep.timeout;
         let late = || {
@@ -186,7 +186,7 @@ impl Sweeper {
             .deadline(timeout, self.context.blobs.delete(&key))
             .await;
         match deleted.unwrap_or_else(late) {
-            Ok(()) => Attempt::Deleted((key, orphan)),
+            Ok(()) => DeleteAttempt::Deleted((key, orphan)),
             Err(error) => {
                 tracing::debug!(
                     %error,
@@ -194,7 +194,7 @@ impl Sweeper {
                     attempts = orphan.attempts.saturating_add(1),
                     "deleting an orphan failed"
                 );
-                Attempt::Failed((key, orphan), error)
+                DeleteAttempt::Failed((key, orphan), error)
             }
         }
     }
@@ -320,25 +320,25 @@ impl PassProgress {
     }
 
     /// Records the outcome of an attempt.
-    fn note(&mut self, attempt: Attempt, group: &mut Group) {
+    fn note(&mut self, attempt: DeleteAttempt, group: &mut Group) {
         match attempt {
-            Attempt::Deleted(orphan) => {
+            DeleteAttempt::Deleted(orphan) => {
                 self.in_a_row = 0;
                 group.deleted.push(orphan);
             }
-            Attempt::Failed(orphan, error) => {
+            DeleteAttempt::Failed(orphan, error) => {
                 self.in_a_row += 1;
                 group.failed.push(orphan);
                 group.error = Some(error);
             }
-            Attempt::Restated(orphan) => group.restated.push(orphan),
-            Attempt::Passed => {}
+            DeleteAttempt::Restated(orphan) => group.restated.push(orphan),
+            DeleteAttempt::Passed => {}
         }
     }
 }
 
 /// Reports a damaged entry, which a scrub handles: it must not hold up the others.
-fn unreadable(revision: RevisionId, error: &Error) -> Attempt {
+fn unreadable(revision: RevisionId, error: &Error) -> DeleteAttempt {
     tracing::error!(%revision, %error, "an orphan can't be read");
-    Attempt::Passed
+    DeleteAttempt::Passed
 }

@@ -150,8 +150,8 @@ fn reading<'a>(
     index: &'a Recording,
     base: &'a StoredBase,
     pending: Option<&'a PendingWrites>,
-) -> Reader<'a> {
-    Reader {
+) -> DecisionReader<'a> {
+    DecisionReader {
         index,
         base,
         pending,

@@ -10,9 +10,9 @@ use cenotaph::{Entry, Env, MARKER_PATH, ObjectMeta, TRAILER_BYTES_MAX, object_of
 use futures::{StreamExt, TryStreamExt};
 use walkdir::WalkDir;
 
-use crate::store::Store;
+use crate::store::OpenStore;
 use crate::transfer::retry::retrying;
-use crate::transfer::tree::{self, FoundFile, Root, Step, Total};
+use crate::transfer::tree::{self, FileTotal, FoundFile, Root, WalkStep};
 use crate::transfer::verify::check_file;
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human;
@@ -20,11 +20,11 @@ use crate::ui::report::Report;
 
 /// Checks that every acknowledged file is in the store, byte for byte.
 pub(super) async fn acknowledged(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     roots: &[Root],
     keys: &BTreeSet<String>,
-) -> Result<Total, Failure> {
+) -> Result<FileTotal, Failure> {
     let total = same(store, report, roots, super::JOBS, |found| {
         keys.contains(&found.key)
     })
@@ -44,12 +44,12 @@ pub(super) async fn acknowledged(
 /// Checks that the objects of `deleted` are absent, and that every other file is in the store, byte
 /// for byte.
 pub(super) async fn recheck(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     roots: &[Root],
     deleted: &BTreeSet<String>,
     jobs: usize,
-) -> Result<Total, Failure> {
+) -> Result<FileTotal, Failure> {
     for key in deleted {
         let id = store.id(key)?;
         if store.engine.get(&id).await?.is_some() {
@@ -66,17 +66,17 @@ pub(super) async fn recheck(
 
 /// Compares the selected files with their objects. The first difference is an error.
 async fn same(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     roots: &[Root],
     jobs: usize,
     is_selected: impl Fn(&FoundFile) -> bool,
-) -> Result<Total, Failure> {
+) -> Result<FileTotal, Failure> {
     let bar = report.bar("check", None);
     let files = tree::walk(&store.env, roots).filter_map(|step| {
         let found = match step {
-            Step::File(found) => Some(found),
-            Step::Skipped { .. } | Step::Failed { .. } => None,
+            WalkStep::File(found) => Some(found),
+            WalkStep::Skipped { .. } | WalkStep::Failed { .. } => None,
         };
         let selected = found.filter(|found| is_selected(found));
         async { selected }
@@ -85,7 +85,7 @@ async fn same(
         .map(|found| async { (check_file(store, &found, &bar).await, found) })
         .buffer_unordered(jobs);
     let mut checks = std::pin::pin!(checks);
-    let mut total = Total::default();
+    let mut total = FileTotal::default();
     while let Some((problem, found)) = checks.next().await {
         if let Some(problem) = problem {
             let name = human::key(&problem.name);
@@ -102,10 +102,10 @@ async fn same(
 
 /// Deletes every third object, and at least one large object if there are two. Returns the keys.
 pub(super) async fn delete_some(
-    store: &Store,
+    store: &OpenStore,
     inline_max: u64,
     jobs: usize,
-) -> Result<(BTreeSet<String>, Total), Failure> {
+) -> Result<(BTreeSet<String>, FileTotal), Failure> {
     let heads = heads(store).await?;
     // The second large object, so that a large object remains for the recheck.
     let second_large = heads
@@ -132,7 +132,7 @@ pub(super) async fn delete_some(
         }
     }
     let bytes = chosen.iter().map(|head| head.metadata.size).sum();
-    let total = Total {
+    let total = FileTotal {
         files: chosen.len() as u64,
         bytes,
     };
@@ -145,10 +145,10 @@ pub(super) async fn delete_some(
 /// Checks that the blob tier has exactly one file per object over the inline limit, with its size
 /// and name, and no other file (I5).
 pub(super) async fn blobs_are_what_rows_name(
-    store: &Store,
+    store: &OpenStore,
     dir: &Path,
     inline_max: u64,
-) -> Result<Total, Failure> {
+) -> Result<FileTotal, Failure> {
     let heads = heads(store).await?;
     let large = heads.iter().filter(|head| head.metadata.size > inline_max);
     let named: BTreeMap<String, u64> = large
@@ -175,7 +175,7 @@ pub(super) async fn blobs_are_what_rows_name(
             "an object without its blob: key={}",
             human::key(key)
         ))),
-        None => Ok(Total {
+        None => Ok(FileTotal {
             files: files.len() as u64,
             bytes: files.iter().map(|file| file.bytes).sum(),
         }),
@@ -273,7 +273,7 @@ fn blob_file(dir: &Path, path: PathBuf, bytes: u64) -> io::Result<BlobFile> {
 }
 
 /// Lists the metadata of all objects.
-async fn heads(store: &Store) -> Result<Vec<ObjectMeta>, Failure> {
+async fn heads(store: &OpenStore) -> Result<Vec<ObjectMeta>, Failure> {
     let listed = store
         .engine
         .list("")

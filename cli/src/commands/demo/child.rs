@@ -1,4 +1,4 @@
-//! The child process that imports ([`run`]), and the parent that kills it ([`Stage`]).
+//! The child process that imports ([`run`]), and the parent that kills it ([`ChildStage`]).
 //!
 //! ```text
 //! child                                  parent
@@ -22,9 +22,9 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use super::{INLINE_MAX, JOBS, Material, checks};
 use crate::args::DemoChildArgs;
-use crate::store::Store;
-use crate::transfer::import::{Plan, Tells, Unchanged, import};
-use crate::transfer::tree::Total;
+use crate::store::OpenStore;
+use crate::transfer::import::{ImportOptions, Tells, Unchanged, import};
+use crate::transfer::tree::FileTotal;
 use crate::ui::clock::Stopwatch;
 use crate::ui::failure::Failure;
 use crate::ui::report::Report;
@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(3);
 
 /// Runs the child: imports the trees.
 pub(crate) async fn run(
-    store: &Store,
+    store: &OpenStore,
     report: &Report,
     options: &DemoChildArgs,
 ) -> Result<(), Failure> {
@@ -45,7 +45,7 @@ pub(crate) async fn run(
         generated: options.generated.clone(),
     };
     let roots = material.roots()?;
-    let plan = Plan {
+    let plan = ImportOptions {
         roots,
         jobs: JOBS,
         by: Unchanged::ByMetadata,
@@ -61,7 +61,7 @@ pub(crate) struct Killed {
     /// Keys of the acknowledged files.
     pub(crate) acknowledged: BTreeSet<String>,
     /// Files to import.
-    pub(crate) total: Total,
+    pub(crate) total: FileTotal,
     /// Bytes in the blob tier after the kill.
     pub(crate) blob_bytes: u64,
     /// Time from start to kill.
@@ -69,7 +69,7 @@ pub(crate) struct Killed {
 }
 
 /// Parent of the children.
-pub(crate) struct Stage<'a> {
+pub(crate) struct ChildStage<'a> {
     /// Report for the progress.
     pub(crate) report: &'a Report,
     /// Environment with clock, randomness and threads.
@@ -90,14 +90,14 @@ enum Moment {
 }
 
 /// End of a child.
-enum Ended {
+enum ChildEnd {
     /// The child was killed during its import.
     Killed(Killed),
     /// The child finished before the kill, after this time.
     Finished(Duration),
 }
 
-impl Stage<'_> {
+impl ChildStage<'_> {
     /// Runs children until one is killed during its import. Also returns the times of the children
     /// that finished before.
     ///
@@ -109,8 +109,8 @@ impl Stage<'_> {
         for number in 1..=TRIES_MAX {
             let data = self.work.join(format!("store-{number}"));
             match self.run_child(data.clone(), total).await? {
-                Ended::Killed(killed) => return Ok((killed, early)),
-                Ended::Finished(took) => early.push(took),
+                ChildEnd::Killed(killed) => return Ok((killed, early)),
+                ChildEnd::Finished(took) => early.push(took),
             }
             // Frees the space for the next try.
             let remove = move || std::fs::remove_dir_all(data);
@@ -125,7 +125,7 @@ impl Stage<'_> {
     }
 
     /// Runs a child on a fresh store, and kills it at a random moment.
-    async fn run_child(&self, data: PathBuf, total: Total) -> Result<Ended, Failure> {
+    async fn run_child(&self, data: PathBuf, total: FileTotal) -> Result<ChildEnd, Failure> {
         let moment = self.moment(total);
         let watch = Stopwatch::start(self.env);
         let (mut child, mut lines) = self.spawn(&data)?;
@@ -180,7 +180,7 @@ impl Stage<'_> {
             return finished(&mut child, &watch).await;
         }
         let blob_bytes = checks::blob_bytes(self.env, &data.join("blobs")).await?;
-        Ok(Ended::Killed(Killed {
+        Ok(ChildEnd::Killed(Killed {
             data,
             acknowledged,
             total,
@@ -190,7 +190,7 @@ impl Stage<'_> {
     }
 
     /// Draws the moment of the kill: by files or by bytes, at 2 % to 89 % of the import.
-    fn moment(&self, total: Total) -> Moment {
+    fn moment(&self, total: FileTotal) -> Moment {
         // By bytes hits large writes in progress; by files hits any moment of a tree of small
         // files.
         let share = |whole: u64| whole.saturating_mul(2 + self.env.random_u64() % 88) / 100;
@@ -227,13 +227,13 @@ impl Stage<'_> {
 }
 
 /// Returns the end of a child that has ended by itself, or an error if it failed.
-async fn finished(child: &mut Child, watch: &Stopwatch) -> Result<Ended, Failure> {
+async fn finished(child: &mut Child, watch: &Stopwatch) -> Result<ChildEnd, Failure> {
     let status = child
         .wait()
         .await
         .map_err(|error| Failure::io("the child can't be waited for", &error))?;
     if status.success() {
-        return Ok(Ended::Finished(watch.elapsed()));
+        return Ok(ChildEnd::Finished(watch.elapsed()));
     }
     Err(Failure::Failed(format!("the child failed: {status}")))
 }

@@ -1,4 +1,4 @@
-//! [`Cut`], the division of a file into parts, and its reconstruction from the parts of an
+//! [`PartSplit`], the division of a file into parts, and its reconstruction from the parts of an
 //! interrupted upload. Pure functions of lengths.
 
 use std::ops::Range;
@@ -13,13 +13,13 @@ pub(crate) const PART_BYTES: u64 = 64 * MIB;
 /// Division of a file into parts of equal length; only the last may be shorter. Has at least 1 part
 /// and at most [`PARTS_MAX`] parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cut {
+pub(crate) struct PartSplit {
     file_bytes: u64,
     part_bytes: u64,
     parts: u16,
 }
 
-impl Cut {
+impl PartSplit {
     /// Divides a file into parts of this size, or into larger parts of whole MiB if there would be
     /// too many parts.
     pub(crate) fn new(file_bytes: u64, part_bytes: u64) -> Self {
@@ -131,7 +131,7 @@ mod tests {
             (70, 7, 10),
             (69, 7, 10),
         ] {
-            let cut = Cut::new(file_bytes, part_bytes);
+            let cut = PartSplit::new(file_bytes, part_bytes);
             assert_eq!(cut.parts(), parts, "{cut:?}");
             let mut at = 0;
             for number in 1..=cut.parts() {
@@ -150,10 +150,10 @@ mod tests {
 
     #[test]
     fn parts_grow_if_there_would_be_too_many() {
-        assert_eq!(Cut::new(10_000 * MIB, MIB).part_bytes(), MIB);
-        let one_more = Cut::new(10_000 * MIB + 1, MIB);
+        assert_eq!(PartSplit::new(10_000 * MIB, MIB).part_bytes(), MIB);
+        let one_more = PartSplit::new(10_000 * MIB + 1, MIB);
         assert_eq!((one_more.part_bytes(), one_more.parts()), (2 * MIB, 5001));
-        let all = Cut::new(u64::MAX, MIB);
+        let all = PartSplit::new(u64::MAX, MIB);
         assert!(
             all.parts() <= 10_000 && all.range(all.parts()).end == u64::MAX,
             "{all:?}"
@@ -165,7 +165,7 @@ mod tests {
         for (file_bytes, part_bytes) in
             [(100, 7), (98, 7), (99, 7), (5, 7), (7, 7), (0, 7), (64, 32)]
         {
-            let cut = Cut::new(file_bytes, part_bytes);
+            let cut = PartSplit::new(file_bytes, part_bytes);
             let all: Vec<_> = (1..=cut.parts())
                 .map(|number| part(number, cut.range(number).end - cut.range(number).start))
                 .collect();
@@ -176,7 +176,7 @@ mod tests {
                     .filter(|(at, _)| left >> at & 1 == 1)
                     .map(|(_, p)| *p)
                     .collect();
-                let cuts = Cut::likely(file_bytes, &left);
+                let cuts = PartSplit::likely(file_bytes, &left);
                 let is_found = cuts.iter().any(|found| {
                     (1..=cut.parts()).all(|number| found.range(number) == cut.range(number))
                 });
@@ -194,21 +194,21 @@ mod tests {
 
     #[test]
     fn parts_of_another_file_yield_no_cut() {
-        assert_eq!(Cut::likely(100, &[]), []);
+        assert_eq!(PartSplit::likely(100, &[]), []);
         assert_eq!(
-            Cut::likely(10, &[part(3, 7), part(4, 7)]),
+            PartSplit::likely(10, &[part(3, 7), part(4, 7)]),
             [],
             "the file is too short"
         );
         assert_eq!(
-            Cut::likely(100_000 * MIB, &[part(1, MIB)]),
+            PartSplit::likely(100_000 * MIB, &[part(1, MIB)]),
             [],
             "there would be too many"
         );
-        let grown = Cut::likely(100, &[part(1, 7), part(2, 3)]);
+        let grown = PartSplit::likely(100, &[part(1, 7), part(2, 3)]);
         assert_eq!(
             grown,
-            [Cut::new(100, 7)],
+            [PartSplit::new(100, 7)],
             "the last part of a shorter file is not part of this file"
         );
     }

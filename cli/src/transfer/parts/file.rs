@@ -1,4 +1,4 @@
-//! [`Opened`], a file that is uploaded in parts: concurrent reads at offsets, and detection of
+//! [`OpenedFile`], a file that is uploaded in parts: concurrent reads at offsets, and detection of
 //! changes.
 
 use std::fs::{File, Metadata};
@@ -23,7 +23,7 @@ const READ_BYTES: usize = 1024 * 1024;
 /// An open regular file. All parts are read from the same file, even if its path is replaced. Cheap
 /// to clone.
 #[derive(Clone)]
-pub(crate) struct Opened {
+pub(crate) struct OpenedFile {
     env: Env,
     file: Arc<File>,
     state: State,
@@ -45,7 +45,7 @@ impl State {
     }
 }
 
-impl Opened {
+impl OpenedFile {
     /// Opens a file, and notes its length and modification time.
     pub(crate) async fn open(env: &Env, path: &Path) -> io::Result<Self> {
         let path = PathBuf::from(path);
@@ -174,11 +174,11 @@ mod tests {
         (0..=250).cycle().take(3 * READ_BYTES + 5).collect()
     }
 
-    async fn written(bytes: &[u8]) -> (tempfile::NamedTempFile, Opened, Bar) {
+    async fn written(bytes: &[u8]) -> (tempfile::NamedTempFile, OpenedFile, Bar) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let env = Env::real().unwrap();
-        let opened = Opened::open(&env, file.path()).await.unwrap();
+        let opened = OpenedFile::open(&env, file.path()).await.unwrap();
         (
             file,
             opened,

@@ -1,4 +1,4 @@
-//! [`Search`] for the upload that a put resumes, and for its parts that match the file.
+//! [`ResumeSearch`] for the upload that a put resumes, and for its parts that match the file.
 //!
 //! Invariant: a stored part is reused only if its etag is that of the bytes of the file at its
 //! place. The size of the parts is derived from the stored parts, not from the options of the
@@ -11,9 +11,9 @@ use std::io;
 use cenotaph::{Attributes, MultipartUpload, ObjectId, PartEtag, PartInfo, UploadId, UploadInfo};
 use futures::{Stream, StreamExt, TryStreamExt};
 
-use super::cut::Cut;
-use super::file::Opened;
-use crate::store::Store;
+use super::cut::PartSplit;
+use super::file::OpenedFile;
+use crate::store::OpenStore;
 use crate::transfer::open_upload::{open_upload, upload_failure};
 use crate::transfer::put_options::PutError;
 use crate::transfer::retry::retrying;
@@ -31,15 +31,15 @@ pub(crate) struct ResumableUpload {
 /// Parts of a file that an upload has.
 pub(crate) struct There {
     /// Division of the file, or `None` if no part determines it.
-    pub(crate) cut: Option<Cut>,
+    pub(crate) cut: Option<PartSplit>,
     /// Parts with the bytes of the file at their places.
     pub(crate) parts: BTreeMap<u32, PartEtag>,
 }
 
 /// Search for an upload to resume.
-pub(crate) struct Search<'a> {
+pub(crate) struct ResumeSearch<'a> {
     /// Store with the uploads.
-    pub(crate) store: &'a Store,
+    pub(crate) store: &'a OpenStore,
     /// Report for the progress of the checks.
     pub(crate) report: &'a Report,
     /// Object of the upload.
@@ -47,12 +47,12 @@ pub(crate) struct Search<'a> {
     /// Attributes of the command line: the default, or those of the upload.
     pub(crate) attributes: &'a Attributes,
     /// File to upload.
-    pub(crate) file: &'a Opened,
+    pub(crate) file: &'a OpenedFile,
     /// Number of parts that are read at once.
     pub(crate) parallel: usize,
 }
 
-impl Search<'_> {
+impl ResumeSearch<'_> {
     /// Returns the upload of this id with its parts that match the file.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl Search<'_> {
             cut: None,
             parts: BTreeMap::new(),
         };
-        for cut in Cut::likely(self.file.bytes(), &parts) {
+        for cut in PartSplit::likely(self.file.bytes(), &parts) {
             let same = self
                 .checked(cut, &parts)
                 .try_filter_map(|(part, is_same)| ready(Ok(is_same.then_some(part))));
@@ -123,7 +123,7 @@ impl Search<'_> {
                 without_parts.get_or_insert(ResumableUpload { upload, there });
                 continue;
             }
-            for cut in Cut::likely(self.file.bytes(), &parts) {
+            for cut in PartSplit::likely(self.file.bytes(), &parts) {
                 // Lengths first: they rule out most other files without a read.
                 if parts.iter().all(|part| cut.has(part))
                     && self
@@ -148,7 +148,7 @@ impl Search<'_> {
     /// the file.
     fn checked(
         &self,
-        cut: Cut,
+        cut: PartSplit,
         parts: &[PartInfo],
     ) -> impl Stream<Item = Result<(PartInfo, bool), Failure>> {
         let parts: Vec<PartInfo> = parts.iter().filter(|part| cut.has(part)).copied().collect();

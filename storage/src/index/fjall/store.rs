@@ -1,8 +1,8 @@
 //! The open store of an index: [`Store`] with all handles of fjall, and [`StoreSlot`], the shared
 //! reference to it.
 //!
-//! Guards that a close releases the directory: only a [`StoreSlot`] outlives a close, and it is empty
-//! then.
+//! Guards that a close releases the directory: only a [`StoreSlot`] outlives a close, and it is
+//! empty then.
 
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, mpsc};
