@@ -11,7 +11,7 @@ use cenotaph::{Engine, Error, ErrorKind, ObjectId, PutResult, Result, WriteOutco
 use crate::check::{Answer, Call, Demand, Reading};
 use crate::plan::{Lifetime, Op, Shape, Span, object_id};
 use crate::sim::Controls;
-use crate::trace::Kind;
+use crate::trace::EventKind;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::sleep;
 
@@ -24,7 +24,7 @@ mod writes;
 
 use body::{DropWatch, body};
 use described::{answer_name, call_of, described};
-use reads::{Pace, range, write_of};
+use reads::{ReadPace, range, write_of};
 use uploads::Handles;
 pub(crate) use uploads::Slots;
 use writes::{UpdateOf, attributes, precondition};
@@ -119,7 +119,7 @@ impl Client {
             span: Span::All,
         };
         let number = self.called(call, || format!("get {id} for the last time"));
-        let answer = self.get(id, Span::All, Pace::default(), number).await;
+        let answer = self.get(id, Span::All, ReadPace::default(), number).await;
         self.answered(number, answer);
     }
 
@@ -132,7 +132,7 @@ impl Client {
     fn called(&self, call: Call, text: impl FnOnce() -> String) -> usize {
         // Timeline and model are changed under a single lock, so that both have the same order.
         let mut state = self.durable_state.state();
-        let tick = state.note(Kind::Call, "calls", text);
+        let tick = state.note(EventKind::Call, "calls", text);
         state.model.called(tick, call)
     }
 
@@ -140,7 +140,7 @@ impl Client {
     fn answered(&self, number: usize, answer: Answer) {
         let mut state = self.durable_state.state();
         state.coverage.count(answer_name(&answer));
-        let tick = state.note(Kind::Answer, "receives", || format!("{answer:?}"));
+        let tick = state.note(EventKind::Answer, "receives", || format!("{answer:?}"));
         state.model.answered(tick, number, answer);
     }
 
@@ -222,7 +222,7 @@ impl Client {
                 pause_ms,
                 leave,
             } => {
-                let pace = Pace {
+                let pace = ReadPace {
                     pause_ms: *pause_ms,
                     leave: *leave,
                 };

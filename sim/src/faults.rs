@@ -1,6 +1,6 @@
-//! Faults of a simulated world: [`Fault`] (their kinds), [`Faults`] (their odds), [`Act`] (planned
-//! for a step), and [`Schedule`] (the interleaving of tasks). Kinds and odds are generated from the same table, so that neither
-//! lacks a fault.
+//! Faults of a simulated world: [`Fault`] (their kinds), [`Faults`] (their odds), [`ScriptedFault`]
+//! (planned for a step), and [`Schedule`] (the interleaving of tasks). Kinds and odds are generated
+//! from the same table, so that neither lacks a fault.
 
 use std::time::Duration;
 
@@ -110,7 +110,7 @@ faults! {
 
 /// Event that is planned for a certain step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Act {
+pub enum ScriptedFault {
     /// The whole world crashes.
     Crash,
     /// The actors of this kind are killed.

@@ -6,8 +6,8 @@
 //! can test your own service, too: run the service over a simulated Cenotaph, crash the world at
 //! any step, and replay the failure.
 //!
-//! Begin with [`Sim`] for a service of your own, or with [`Plan`] and [`run`] for the workload that
-//! tests Cenotaph itself. The binary `cenotaph-sim` runs that workload from a shell.
+//! Begin with [`Sim`] for a service of your own, or with [`RunPlan`] and [`run`] for the workload
+//! that tests Cenotaph itself. The binary `cenotaph-sim` runs that workload from a shell.
 //! `docs/simulation.md` lists the parts that are simulated, the checks, and the gaps.
 //!
 //! # A service and its test
@@ -76,19 +76,19 @@ mod tiers;
 mod trace;
 mod world;
 
-pub use check::{Operation, Search, Violation, linearize};
-pub use faults::{Act, Fault, Faults, Schedule};
+pub use check::{ClientOperation, Search, Violation, linearize};
+pub use faults::{Fault, Faults, Schedule, ScriptedFault};
 pub use plan::{
-    Choice, Cut, Declared, Fate, LastVersionRules, Lifetime, Op, Piece, Plan, PlanTree, Plans,
-    Setting, Shape, Span, Step, UploadRules, When, Which,
+    BatchPiece, BlobCut, Choice, Declared, Fate, LastVersionRules, Lifetime, Op, PlanTree, Plans,
+    RunPlan, Setting, Shape, Span, UploadAction, UploadRules, When, Which,
 };
 pub use report::expected_coverage::wanted;
 pub use rng::{Odds, Rng};
-pub use run::{Options, Report, run};
+pub use run::{Options, RunReport, run};
 pub use sim::{Controls, Incarnation, Sim};
 pub use sweep::{Sweep, Swept, shrink, sweep};
 pub use trace::coverage::Coverage;
-pub use trace::{Event, Kind, Lane, Tick, Trace};
+pub use trace::{EventKind, Lane, Tick, Trace, TraceEvent};
 
 #[cfg(feature = "planted")]
 pub use cenotaph_storage::planted::Bug;

@@ -19,9 +19,9 @@ use cenotaph_storage::planted::Bug;
 
 use self::config::config;
 use self::liveness::{end_uploads, read_everything};
-use self::work::{Work, live};
+use self::work::{RemainingWork, live};
 use crate::check::{Violation, check_history};
-use crate::plan::Plan;
+use crate::plan::RunPlan;
 use crate::rng::Odds;
 use crate::sim::{Incarnation, Sim};
 use crate::trace::coverage::Coverage;
@@ -39,7 +39,7 @@ pub struct Options {
 
 /// Result of a run.
 #[derive(Debug)]
-pub struct Report {
+pub struct RunReport {
     /// The world, for its timeline.
     pub sim: Sim,
     /// Violations of invariants. Empty if the run is correct.
@@ -72,9 +72,9 @@ pub struct Report {
 ///
 /// # Panics
 /// If the temporary directory for real fjall can't be created.
-pub fn run(plan: &Plan, options: &Options) -> Report {
+pub fn run(plan: &RunPlan, options: &Options) -> RunReport {
     let mut sim = world(plan, options);
-    let work = Arc::new(Work::new(plan));
+    let work = Arc::new(RemainingWork::new(plan));
     let mut crashes = 0;
     loop {
         // The plan bounds the crashes, or a run with a high rate would never end.
@@ -106,7 +106,7 @@ pub fn run(plan: &Plan, options: &Options) -> Report {
 }
 
 /// Creates the world of a plan.
-fn world(plan: &Plan, options: &Options) -> Sim {
+fn world(plan: &RunPlan, options: &Options) -> Sim {
     #[cfg(feature = "planted")]
     let sim = Sim::with_bug(plan.seed, options.bug);
     #[cfg(not(feature = "planted"))]
@@ -139,12 +139,12 @@ fn world(plan: &Plan, options: &Options) -> Sim {
 }
 
 /// Checks the history of a finished run and collects its results.
-fn report(sim: Sim, work: &Work) -> Report {
+fn report(sim: Sim, work: &RemainingWork) -> RunReport {
     let durable_state = Arc::clone(sim.durable_state());
     let mut state = durable_state.state();
     check_history(&mut state.model);
     state.report_violations();
-    let report = Report {
+    let report = RunReport {
         violations: state.model.violations().to_vec(),
         coverage: state.coverage.clone(),
         steps: state.step,

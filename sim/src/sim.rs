@@ -15,11 +15,11 @@ use cenotaph::Config;
 
 pub use self::controls::Controls;
 use crate::check::{Violation, check_settled};
-use crate::faults::{Act, Faults, Schedule};
+use crate::faults::{Faults, Schedule, ScriptedFault};
 use crate::report::timeline;
 use crate::tiers::network;
 use crate::tiers::real::RealDirectory;
-use crate::trace::Event;
+use crate::trace::TraceEvent;
 use crate::trace::coverage::Coverage;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::Scheduler;
@@ -124,7 +124,7 @@ impl Sim {
 
     /// Plans an act for this step. Steps are counted from 1 over all incarnations.
     #[must_use]
-    pub fn at_step(self, step: u64, act: Act) -> Self {
+    pub fn at_step(self, step: u64, act: ScriptedFault) -> Self {
         self.durable_state
             .state()
             .script
@@ -271,7 +271,7 @@ impl Sim {
     }
 
     /// Returns the events so far.
-    pub fn events(&self) -> Vec<Event> {
+    pub fn events(&self) -> Vec<TraceEvent> {
         self.durable_state.state().trace.events().to_vec()
     }
 

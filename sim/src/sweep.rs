@@ -6,8 +6,8 @@ use cenotaph::ActorKind;
 use proptest::strategy::ValueTree;
 
 use crate::check::Violation;
-use crate::faults::Act;
-use crate::plan::{Plan, PlanTree};
+use crate::faults::ScriptedFault;
+use crate::plan::{PlanTree, RunPlan};
 use crate::run::{Options, run};
 use crate::trace::coverage::Coverage;
 
@@ -30,7 +30,7 @@ pub struct Swept {
     /// Number of runs.
     pub runs: u64,
     /// Plans with violations, and the violations of each.
-    pub failures: Vec<(Plan, Vec<Violation>)>,
+    pub failures: Vec<(RunPlan, Vec<Violation>)>,
     /// Number of occurrences of each event over all runs.
     pub coverage: Coverage,
 }
@@ -40,7 +40,7 @@ pub struct Swept {
 /// least total number of runs.
 pub fn sweep(
     kind: Sweep,
-    plan: &Plan,
+    plan: &RunPlan,
     options: &Options,
     mut progress: impl FnMut(u64, u64),
 ) -> Swept {
@@ -77,10 +77,10 @@ pub fn sweep(
 }
 
 /// Returns the acts that a sweep injects at each step, each in a run of its own.
-fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
+fn acts(kind: Sweep, shards: usize) -> Vec<ScriptedFault> {
     match kind {
-        Sweep::Crash | Sweep::CrashAgain => vec![Act::Crash],
-        Sweep::Panic => vec![Act::Panic],
+        Sweep::Crash | Sweep::CrashAgain => vec![ScriptedFault::Crash],
+        Sweep::Panic => vec![ScriptedFault::Panic],
         Sweep::Kill => {
             let others = [
                 ActorKind::EveryUpload,
@@ -94,7 +94,7 @@ fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
             (0..shards)
                 .map(ActorKind::Shard)
                 .chain(others)
-                .map(Act::Kill)
+                .map(ScriptedFault::Kill)
                 .collect()
         }
     }
@@ -103,8 +103,13 @@ fn acts(kind: Sweep, shards: usize) -> Vec<Act> {
 impl Swept {
     /// Runs the plan with these acts. Returns the steps at which an engine opened, and the step of
     /// the first act.
-    fn run(&mut self, plan: &Plan, acts: &[(u64, Act)], options: &Options) -> (Vec<u64>, u64) {
-        let plan = Plan {
+    fn run(
+        &mut self,
+        plan: &RunPlan,
+        acts: &[(u64, ScriptedFault)],
+        options: &Options,
+    ) -> (Vec<u64>, u64) {
+        let plan = RunPlan {
             acts: acts.to_vec(),
             ..plan.clone()
         };
@@ -119,7 +124,11 @@ impl Swept {
 }
 
 /// Returns a smaller plan that still fails, found within this number of attempts.
-pub fn shrink(plan: Plan, attempts_max: usize, mut fails: impl FnMut(&Plan) -> bool) -> Plan {
+pub fn shrink(
+    plan: RunPlan,
+    attempts_max: usize,
+    mut fails: impl FnMut(&RunPlan) -> bool,
+) -> RunPlan {
     let mut best = plan.clone();
     let mut tree = PlanTree::new(plan);
     let mut more = tree.simplify();

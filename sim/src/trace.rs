@@ -1,4 +1,4 @@
-//! The trace of a run: an ordered list of [`Event`]s, each on the lane of its task.
+//! The trace of a run: an ordered list of [`TraceEvent`]s, each on the lane of its task.
 //!
 //! A trace is a function of the seed, byte for byte. It therefore contains nothing of the process:
 //! no actor ids, task ids, addresses or real time. The length of the trace is the *tick* of the
@@ -24,7 +24,7 @@ pub type Tick = u64;
 
 /// Kind of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum EventKind {
     /// Step of a task that the scheduler has admitted.
     Step,
     /// Call of a client.
@@ -43,7 +43,7 @@ pub enum Kind {
     Violation,
 }
 
-impl Kind {
+impl EventKind {
     /// Returns the name of the kind.
     pub const fn name(self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ pub struct Lane(u32);
 
 /// Event of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct TraceEvent {
     /// Virtual time since the start of the world.
     pub at: Duration,
     /// Number of steps so far.
@@ -75,7 +75,7 @@ pub struct Event {
     /// Lane of the task.
     pub lane: Lane,
     /// Kind of the event.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// Name of the event.
     pub what: &'static str,
     /// Details. May be empty.
@@ -110,7 +110,7 @@ struct LaneName {
 /// Ordered events of a run.
 pub struct Trace {
     is_recorded: bool,
-    events: Vec<Event>,
+    events: Vec<TraceEvent>,
     /// Number of events, recorded or not.
     ticks: Tick,
     lanes: Vec<LaneName>,
@@ -147,7 +147,7 @@ impl Trace {
     }
 
     /// Returns all recorded events in order.
-    pub fn events(&self) -> &[Event] {
+    pub fn events(&self) -> &[TraceEvent] {
         &self.events
     }
 
@@ -222,7 +222,7 @@ impl Trace {
         &mut self,
         at: Duration,
         step: u64,
-        kind: Kind,
+        kind: EventKind,
         what: &'static str,
         detail: impl FnOnce() -> String,
     ) -> Tick {
@@ -232,7 +232,7 @@ impl Trace {
         }
         let lane = self.lane();
         let life = self.life;
-        self.events.push(Event {
+        self.events.push(TraceEvent {
             at,
             step,
             life,

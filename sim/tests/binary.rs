@@ -114,7 +114,8 @@ fn hunt_writes_a_small_replayable_plan() {
         text.contains("versions: unexpected version: version=1 last=1"),
         "{text}"
     );
-    let small: cenotaph_sim::Plan = serde_json::from_slice(&std::fs::read(&plan).unwrap()).unwrap();
+    let small: cenotaph_sim::RunPlan =
+        serde_json::from_slice(&std::fs::read(&plan).unwrap()).unwrap();
     assert!(
         small.operations() <= 3,
         "a put, a delete and a put are enough: {small:?}"

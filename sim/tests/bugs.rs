@@ -3,7 +3,7 @@
 //! `docs/simulation.md` has a table of the seeds that each bug takes. The bounds here are larger,
 //! so that plans can change.
 
-use cenotaph_sim::{Bug, Faults, Lifetime, Odds, Op, Options, Plan, Setting, Shape, When, run};
+use cenotaph_sim::{Bug, Faults, Lifetime, Odds, Op, Options, RunPlan, Setting, Shape, When, run};
 
 /// A bug, the number of seeds within which it must be found, and the checkers that should find it.
 struct Planted {
@@ -171,8 +171,8 @@ const PLANTED: [Planted; 31] = [
 ];
 
 /// Returns the plan of a seed in which a bug is searched.
-fn plan_for(bug: Bug, seed: u64) -> Plan {
-    let plan = Plan::generate(seed, 100);
+fn plan_for(bug: Bug, seed: u64) -> RunPlan {
+    let plan = RunPlan::generate(seed, 100);
     // Generated plans have few scrubs, and this bug shows only if a scrub reads exactly one flipped
     // bit: only 1 of 700 of them finds it.
     if bug == Bug::ScrubUnconfirmed {
@@ -184,7 +184,7 @@ fn plan_for(bug: Bug, seed: u64) -> Plan {
 
 /// Replaces the operations of a plan: a client puts objects with a payload apart from the row, then
 /// scrubs many times, while a few reads of the index return a flipped bit.
-fn scrubs_of_flipped_bits(plan: Plan) -> Plan {
+fn scrubs_of_flipped_bits(plan: RunPlan) -> RunPlan {
     const PAYLOAD_BYTES: u64 = 5_000;
     let puts = (0..8).map(|object| Op::Put {
         object,
@@ -193,7 +193,7 @@ fn scrubs_of_flipped_bits(plan: Plan) -> Plan {
         when: When::Any,
         lifetime: Lifetime::Forever,
     });
-    Plan {
+    RunPlan {
         setting: Setting {
             inline_bytes_max: PAYLOAD_BYTES + 1,
             ..plan.setting

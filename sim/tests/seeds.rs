@@ -7,8 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cenotaph_sim::{
-    Act, Choice, Coverage, Declared, Fate, LastVersionRules, Lifetime, Op, Options, Piece, Plan,
-    Setting, Shape, Span, Step, Sweep, UploadRules, When, run, sweep, wanted,
+    BatchPiece, Choice, Coverage, Declared, Fate, LastVersionRules, Lifetime, Op, Options, RunPlan,
+    ScriptedFault, Setting, Shape, Span, Sweep, UploadAction, UploadRules, When, run, sweep,
+    wanted,
 };
 
 /// Runs the plans of these seeds on two threads. Returns their coverage.
@@ -27,7 +28,7 @@ fn run_seeds(seeds: u64, options: Options) -> Coverage {
                     if seed >= seeds {
                         return;
                     }
-                    let report = run(&Plan::generate(seed, 100), options);
+                    let report = run(&RunPlan::generate(seed, 100), options);
                     assert_eq!(
                         report.violations,
                         [],
@@ -129,7 +130,7 @@ fn rivals() -> Vec<Vec<Op>> {
 /// Preconditions, deadlines, and operations on several objects, in sequence. A crash during an
 /// operation is then a crash between two others.
 fn demands() -> Vec<Vec<Op>> {
-    let piece = |object, bytes| Piece {
+    let piece = |object, bytes| BatchPiece {
         object,
         bytes,
         if_absent: false,
@@ -185,7 +186,7 @@ fn demands() -> Vec<Vec<Op>> {
 fn upload() -> Vec<Vec<Op>> {
     let of = |step| Op::Multipart { slot: 0, step };
     let part = |number, bytes| {
-        of(Step::Part {
+        of(UploadAction::Part {
             number,
             bytes,
             shape: Shape::Stream(2000),
@@ -193,13 +194,13 @@ fn upload() -> Vec<Vec<Op>> {
         })
     };
     let complete = || {
-        of(Step::Complete {
+        of(UploadAction::Complete {
             choice: Choice::Listed,
             when: When::Any,
         })
     };
     vec![vec![
-        of(Step::Initiate {
+        of(UploadAction::Initiate {
             object: 5,
             when: When::Absent,
             lifetime: Lifetime::Forever,
@@ -215,7 +216,7 @@ fn upload() -> Vec<Vec<Op>> {
 }
 
 /// Returns a plan of these clients without faults of its own.
-fn plan(clients: Vec<Vec<Op>>) -> Plan {
+fn plan(clients: Vec<Vec<Op>>) -> RunPlan {
     let setting = Setting {
         shards: 2,
         inline_bytes_max: 4097,
@@ -233,10 +234,10 @@ fn plan(clients: Vec<Vec<Op>>) -> Plan {
             ..LastVersionRules::default()
         },
     };
-    Plan {
+    RunPlan {
         setting,
         clients,
-        ..Plan::generate(1, 0)
+        ..RunPlan::generate(1, 0)
     }
 }
 
@@ -248,7 +249,7 @@ fn swept_clean(kind: Sweep) -> Coverage {
         ("demands", demands()),
         ("upload", upload()),
     ] {
-        let plan = Plan {
+        let plan = RunPlan {
             insistent: name == "upload",
             ..plan(clients)
         };
@@ -292,15 +293,15 @@ fn crash_at_any_step_violates_nothing() {
 
 #[test]
 fn upload_survives_a_crash_at_any_step() {
-    let plan = Plan {
+    let plan = RunPlan {
         insistent: true,
         ..plan(upload())
     };
     let steps = run(&plan, &Options::default()).steps_of_clients;
     let mut seen = Coverage::default();
     for step in 1..=steps {
-        let crashed = Plan {
-            acts: vec![(step, Act::Crash)],
+        let crashed = RunPlan {
+            acts: vec![(step, ScriptedFault::Crash)],
             ..plan.clone()
         };
         let mut report = run(&crashed, &Options::default());

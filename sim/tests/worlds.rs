@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use cenotaph::{ActorKind, Error, ErrorKind, Reason};
-use cenotaph_sim::{Act, Faults, Incarnation, Odds, Options, Plan, Schedule, Sim, run};
+use cenotaph_sim::{
+    Faults, Incarnation, Odds, Options, RunPlan, Schedule, ScriptedFault, Sim, run,
+};
 
 /// Runs some of everything, for a trace.
 async fn some_life(world: cenotaph_sim::Controls) {
@@ -28,7 +30,9 @@ fn trace(seed: u64) -> String {
         blob_fails: Odds::in_ten_thousand(500),
         ..Faults::default()
     };
-    let mut sim = Sim::new(seed).faults(faults).at_step(150, Act::Crash);
+    let mut sim = Sim::new(seed)
+        .faults(faults)
+        .at_step(150, ScriptedFault::Crash);
     sim.run(some_life);
     sim.run(some_life);
     sim.settle().unwrap();
@@ -48,7 +52,7 @@ fn runs_of_a_seed_on_real_fjall_are_equal() {
         ..Options::default()
     };
     for seed in 0..6 {
-        let timeline = || run(&Plan::generate(seed, 60), &options).sim.timeline();
+        let timeline = || run(&RunPlan::generate(seed, 60), &options).sim.timeline();
         assert_eq!(timeline(), timeline(), "seed {seed}");
     }
 }
@@ -61,7 +65,7 @@ fn run_without_a_timeline_is_the_same_run() {
                 without_timeline,
                 ..Options::default()
             };
-            let report = run(&Plan::generate(seed, 60), &options);
+            let report = run(&RunPlan::generate(seed, 60), &options);
             let has_events = !report.sim.events().is_empty();
             assert_eq!(has_events, !without_timeline, "seed {seed}");
             let coverage = report.coverage.to_string();
@@ -75,7 +79,7 @@ fn run_without_a_timeline_is_the_same_run() {
 #[test]
 fn planned_crash_strikes_at_its_step() {
     for step in [1, 2, 20, 57] {
-        let mut sim = Sim::new(9).at_step(step, Act::Crash);
+        let mut sim = Sim::new(9).at_step(step, ScriptedFault::Crash);
         assert_eq!(sim.run(some_life), Incarnation::Crashed);
         assert_eq!(sim.steps(), step);
         sim.settle().unwrap();
@@ -293,7 +297,7 @@ fn plans_that_found_a_bug_violate_nothing() {
         .collect();
     assert!(!plans.is_empty());
     for path in plans {
-        let plan: Plan = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        let plan: RunPlan = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(
             run(&plan, &Options::default()).violations,
             [],

@@ -180,19 +180,7 @@ impl ScrubWalk {
                 ),
             },
             WalkStage::Entries(table, range) => {
-                let (mut found, rest) =
-                    entries::page(reads.index(), *table, range.clone(), tally).await?;
-                let table = *table;
-                if table == Table::Meta && rest.is_none() {
-                    found.extend(entries::base_version(reads.index()).await?);
-                }
-                (
-                    found,
-                    rest.map_or_else(
-                        || stage_after(table),
-                        |rest| WalkStage::Entries(table, rest),
-                    ),
-                )
+                WalkStage::entries(reads, *table, range.clone(), tally).await?
             }
             WalkStage::Payloads(strays) => match strays.page(reads.index(), tally).await? {
                 Some(found) => (found, WalkStage::Payloads(std::mem::take(strays))),
@@ -230,6 +218,24 @@ impl ScrubWalk {
 }
 
 impl WalkStage {
+    /// Verifies a page of a table of small entries. Returns its damage and the next stage.
+    async fn entries(
+        reads: &Reads,
+        table: Table,
+        range: Range,
+        tally: &ScrubTally,
+    ) -> Result<(Vec<FoundDamage>, Self)> {
+        let (mut found, rest) = entries::page(reads.index(), table, range, tally).await?;
+        if table == Table::Meta && rest.is_none() {
+            found.extend(entries::base_version(reads.index()).await?);
+        }
+        let next = match rest {
+            Some(rest) => Self::Entries(table, rest),
+            None => stage_after(table),
+        };
+        Ok((found, next))
+    }
+
     /// Begins the walk over blobs.
     fn blobs(reads: &Reads, grace: Duration, rows_are_unreadable: bool) -> Self {
         // A lost row may leave block checksums behind, so that they do not prove a row.

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::format::{self, Landing, Orphan};
 use super::model::Model;
 use super::words::{Words, short};
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 
@@ -20,7 +20,7 @@ impl Model {
         &mut self,
         revision: Uuid,
         orphan: Option<Orphan>,
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
         coverage: &mut Coverage,
         words: &mut Words,
     ) {

@@ -30,7 +30,7 @@ pub(crate) enum Call {
     /// Change without new bytes.
     Change {
         object: Bytes,
-        how: Change,
+        how: MetadataChange,
         demand: Demand,
     },
     /// Copy or rename.
@@ -136,7 +136,7 @@ pub(crate) struct AtomicPiece {
 
 /// Change without new bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Change {
+pub(crate) enum MetadataChange {
     /// Change of the metadata, with a number that no other call has.
     Amend(u64),
     /// Change of the deadline.
@@ -207,7 +207,7 @@ pub(crate) enum Answer {
     Deleted {
         existed: bool,
     },
-    Found(Found),
+    Found(FoundObject),
     Absent,
     /// The range begins after the end of the object.
     NotSatisfiable {
@@ -235,19 +235,19 @@ pub(crate) enum Answer {
 
 /// Object that a read found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundObject {
     pub(crate) version: u64,
     pub(crate) etag: String,
     pub(crate) size: u64,
     pub(crate) write: Option<u64>,
     /// Tick at which the head arrived. The bytes may have arrived later.
     pub(crate) opened: Tick,
-    pub(crate) content: Content,
+    pub(crate) content: ReadContent,
 }
 
 /// Result of the read of the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Content {
+pub(crate) enum ReadContent {
     NotAsked,
     AsPut,
     /// The client did not read to the end.

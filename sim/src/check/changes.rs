@@ -14,7 +14,7 @@ use super::commit_observer::Changed;
 use super::format::{Change, Landing, Row};
 use super::model::{Model, Revision};
 use super::trailers::payload_in;
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 use crate::plan::payload::write_of;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
@@ -107,7 +107,7 @@ impl Model {
         id: Uuid,
         changed: &Changed,
         tick: Tick,
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
         coverage: &mut Coverage,
     ) -> Option<&'static str> {
         // Recovery and the write itself may both settle a change. The second removal has no effect.
@@ -174,7 +174,7 @@ impl Model {
         id: Uuid,
         change: &Change,
         tick: Tick,
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
         coverage: &mut Coverage,
     ) {
         // The payload names its write, which the change itself does not.

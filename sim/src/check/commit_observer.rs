@@ -16,7 +16,7 @@ use super::format::{self, BaseVersion, Change, LastVersion, Orphan, Row};
 use super::model::Model;
 use super::sessions::Steps;
 use super::words::{Words, short};
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 
@@ -98,7 +98,7 @@ impl Model {
         &mut self,
         tick: Tick,
         batch: &Batch,
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
         coverage: &mut Coverage,
         words: &mut Words,
     ) {
@@ -163,7 +163,7 @@ impl Model {
     }
 
     /// Decodes a batch. Takes the tables without a checker of their own directly into the model.
-    fn decode(&mut self, batch: &Batch, blobs: &Blobs) -> Changed {
+    fn decode(&mut self, batch: &Batch, blobs: &StoredBlobs) -> Changed {
         // The last change of a key wins.
         let last: BTreeMap<_, _> = batch
             .ops()

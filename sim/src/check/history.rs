@@ -21,7 +21,7 @@ use bytes::Bytes;
 use super::call::{About, Answer, Asked, Call, Called, Demand, Listed};
 use super::format::Row;
 use super::model::Model;
-use super::writes::Put;
+use super::writes::ClientPut;
 use crate::faults::{BLOB_READ_FAULTS, Fault};
 use crate::plan::Fate;
 use crate::trace::Tick;
@@ -75,7 +75,7 @@ impl Checker<'_> {
                 demand,
                 ..
             } => {
-                let put = Put {
+                let put = ClientPut {
                     write: *write,
                     fails: *fails,
                     object,
@@ -90,7 +90,7 @@ impl Checker<'_> {
                 object,
                 bytes,
             } => {
-                let put = Put {
+                let put = ClientPut {
                     write: *write,
                     fails: *fate != Fate::Put,
                     object,

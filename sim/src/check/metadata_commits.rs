@@ -11,11 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::call::{Answer, Call, Called, Change, Moving};
+use super::call::{Answer, Call, Called, MetadataChange, Moving};
 use super::commit_observer::{Before, Changed};
 use super::format::{Body, Expiration, Row};
 use super::history::{Checker, matching, row_state, states_in};
-use super::model::{Derived, Model, Origin};
+use super::model::{Derived, Model, WriteOrigin};
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 
@@ -38,20 +38,20 @@ impl Model {
         row: &Row,
         changed: &Changed,
         before: &Before,
-    ) -> Origin {
+    ) -> WriteOrigin {
         let old = before.get(object);
         // A service under test does not number its writes. Then only refreshes can be recognised.
         if row.write.is_none() || self.calls.is_empty() {
             return if self.committed.contains(&row.operation) {
-                Origin::Touched
+                WriteOrigin::Touched
             } else {
-                Origin::Written
+                WriteOrigin::Written
             };
         }
         // An idle refresh keeps the operation of the row. `derived` checks which row it changed and
         // how.
         if self.committed.contains(&row.operation) {
-            return Origin::Touched;
+            return WriteOrigin::Touched;
         }
         // A rename removes a row with the same write and writes it under another name.
         let gone = changed.rows.iter().find(|(other, now)| {
@@ -59,24 +59,24 @@ impl Model {
             now.is_none() && was.is_some_and(|was| was.write == row.write && was.amend == row.amend)
         });
         if let Some((from, _)) = gone {
-            return Origin::Renamed(from.clone());
+            return WriteOrigin::Renamed(from.clone());
         }
         // The first commit of a numbered write is the write itself. Later ones carry its bytes on.
         let fresh = row
             .write
             .is_some_and(|write| !self.commits.contains_key(&write));
         if fresh && self.writer(row.write, object).is_some() {
-            return Origin::Written;
+            return WriteOrigin::Written;
         }
         match old {
-            Some(old) if old.write == row.write && self.amends(object, row) => Origin::Amended,
+            Some(old) if old.write == row.write && self.amends(object, row) => WriteOrigin::Amended,
             // A copy of the same bytes looks like an extension. `may_be` accepts the calls of both.
             Some(old)
                 if (old.write, old.amend) == (row.write, row.amend) && old.body == row.body =>
             {
-                Origin::Extended
+                WriteOrigin::Extended
             }
-            Some(_) | None => Origin::Copied,
+            Some(_) | None => WriteOrigin::Copied,
         }
     }
 
@@ -85,7 +85,7 @@ impl Model {
         let asked = self.calls.iter().any(|called| match &called.call {
             Call::Change {
                 object: of,
-                how: Change::Amend(number),
+                how: MetadataChange::Amend(number),
                 ..
             } => of == object && Some(*number) == row.amend,
             _ => false,
@@ -195,7 +195,7 @@ impl Model {
         &mut self,
         object: &Bytes,
         row: &Row,
-        origin: &Origin,
+        origin: &WriteOrigin,
         before: &Before,
         tick: Tick,
         coverage: &mut Coverage,
@@ -205,13 +205,13 @@ impl Model {
             (bytes_of(a), a.size, a.checksum) == (bytes_of(b), b.size, b.checksum)
         };
         match (origin, before.get(object)) {
-            (Origin::Written, old) => return self.check_update(&name, row, old, tick),
-            (Origin::Touched, Some(old)) => {
+            (WriteOrigin::Written, old) => return self.check_update(&name, row, old, tick),
+            (WriteOrigin::Touched, Some(old)) => {
                 coverage.count("swap: read, and extended");
                 return self.check_idle_refresh(&name, row, old);
             }
-            (Origin::Amended | Origin::Extended, Some(old)) => {
-                let amends = *origin == Origin::Amended;
+            (WriteOrigin::Amended | WriteOrigin::Extended, Some(old)) => {
+                let amends = *origin == WriteOrigin::Amended;
                 coverage.count(if amends {
                     "swap: amended"
                 } else {
@@ -224,7 +224,7 @@ impl Model {
                     );
                 }
             }
-            (Origin::Renamed(from), _) => {
+            (WriteOrigin::Renamed(from), _) => {
                 coverage.count("swap: renamed");
                 // The removal of the source must not be matched with a delete.
                 self.renamed_away.insert((from.clone(), tick));
@@ -239,8 +239,8 @@ impl Model {
                     );
                 }
             }
-            (Origin::Copied, _) => coverage.count("swap: copied"),
-            (Origin::Touched | Origin::Amended | Origin::Extended, None) => {
+            (WriteOrigin::Copied, _) => coverage.count("swap: copied"),
+            (WriteOrigin::Touched | WriteOrigin::Amended | WriteOrigin::Extended, None) => {
                 self.violated(
                     "idle",
                     format!("idle refresh or change restores an absent object: object={name}"),
@@ -329,10 +329,10 @@ impl Checker<'_> {
             (
                 Call::Change {
                     object,
-                    how: Change::Amend(number),
+                    how: MetadataChange::Amend(number),
                     demand,
                 },
-                Origin::Amended,
+                WriteOrigin::Amended,
             ) => {
                 *object == commit.object
                     && commit.row.amend == Some(*number)
@@ -341,10 +341,10 @@ impl Checker<'_> {
             (
                 Call::Change {
                     object,
-                    how: Change::Extend,
+                    how: MetadataChange::Extend,
                     demand,
                 },
-                Origin::Extended,
+                WriteOrigin::Extended,
             ) => *object == commit.object && self.was_met(demand, commit),
             (
                 Call::Move {
@@ -353,7 +353,7 @@ impl Checker<'_> {
                     how: Moving::Rename,
                     if_absent,
                 },
-                Origin::Renamed(source),
+                WriteOrigin::Renamed(source),
             ) => (from, to) == (source, &commit.object) && (!if_absent || self.was_free(commit)),
             (
                 Call::Move {
@@ -362,7 +362,7 @@ impl Checker<'_> {
                     how: Moving::Copy,
                     if_absent,
                 },
-                Origin::Copied | Origin::Extended,
+                WriteOrigin::Copied | WriteOrigin::Extended,
             ) => {
                 let of_source = |row: &Row| row.write == commit.row.write;
                 *to == commit.object
@@ -397,7 +397,7 @@ impl Checker<'_> {
     /// Checks that an acknowledged change, copy or rename has its commit.
     fn changed(&mut self, called: &Called) {
         let (object, may_keep) = match &called.call {
-            Call::Change { object, how, .. } => (object, *how == Change::Extend),
+            Call::Change { object, how, .. } => (object, *how == MetadataChange::Extend),
             Call::Move { to, .. } => (to, false),
             _ => return,
         };

@@ -40,14 +40,14 @@ mod words;
 mod writes;
 
 pub(crate) use call::{
-    About, Answer, Asked, AtomicPiece, Call, Change, Content, Demand, Found, Listed, Moving,
-    Reading,
+    About, Answer, Asked, AtomicPiece, Call, Demand, FoundObject, Listed, MetadataChange, Moving,
+    ReadContent, Reading,
 };
 pub(crate) use format::{AMEND, SAW, WRITE};
 pub(crate) use history::check_history;
 pub(crate) use model::Model;
 pub(crate) use quiescence::check_settled;
-pub use search::{Operation, Search, linearize};
+pub use search::{ClientOperation, Search, linearize};
 pub(crate) use words::Words;
 
 /// A violated claim.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::Violation;
 use super::call::{Answer, Call, Called};
 use super::format::{BaseVersion, Change, Landing, LastVersion, Orphan, Row};
-use super::sessions::Upload;
+use super::sessions::UploadHistory;
 use crate::faults::{Fault, PROVOKING};
 use crate::plan::UploadRules;
 use crate::plan::payload::Payloads;
@@ -56,9 +56,9 @@ pub(crate) struct Model {
     struck: Vec<(Fault, Tick)>,
     pub(super) lives: Vec<Tick>,
     pub(super) calls: Vec<Called>,
-    pub(super) reading: BTreeMap<usize, Reader>,
+    pub(super) reading: BTreeMap<usize, OpenReader>,
     /// Every multipart upload that ever existed, by its id.
-    pub(super) uploads: BTreeMap<Bytes, Upload>,
+    pub(super) uploads: BTreeMap<Bytes, UploadHistory>,
     /// Payloads that clients have sent.
     pub(crate) puts: Payloads,
     /// Content of each completed upload, by the number of the call that began it.
@@ -94,7 +94,7 @@ pub(crate) struct Model {
 }
 
 /// Client with an open read.
-pub(super) struct Reader {
+pub(super) struct OpenReader {
     pub(super) object: Bytes,
     pub(super) version: u64,
     /// Bytes of the object that are read.
@@ -106,12 +106,12 @@ pub(super) struct Derived {
     pub(super) tick: Tick,
     pub(super) object: Bytes,
     pub(super) row: Row,
-    pub(super) origin: Origin,
+    pub(super) origin: WriteOrigin,
 }
 
 /// Kind of write that a row comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(super) enum WriteOrigin {
     /// A put or an update wrote it.
     Written,
     /// Change of metadata: the same bytes with other attributes.
@@ -195,7 +195,7 @@ impl Model {
     pub(crate) fn overdue(&self, for_ms: u64) -> usize {
         let then = self.now_ms.saturating_sub(for_ms);
         // Upload records expire like rows.
-        let sessions = self.uploads.values().filter_map(Upload::session);
+        let sessions = self.uploads.values().filter_map(UploadHistory::session);
         self.rows.values().filter(|row| !row.is_live(then)).count()
             + sessions.filter(|session| !session.is_live(then)).count()
     }
@@ -203,7 +203,7 @@ impl Model {
     /// Returns the bytes of this write, put at once or in parts. Returns `None` for an upload that
     /// was not completed.
     pub(crate) fn content(&self, write: u64, bytes: u64) -> Option<Bytes> {
-        let is_upload = |upload: &Upload| upload.of == Some(write);
+        let is_upload = |upload: &UploadHistory| upload.of == Some(write);
         match self.contents.get(&write) {
             Some(content) => Some(content.clone()).filter(|content| content.len() as u64 == bytes),
             // The content of an open upload is not yet decided.
@@ -385,7 +385,7 @@ impl Model {
     pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64, range: Range<u64>) {
         self.reading.insert(
             call,
-            Reader {
+            OpenReader {
                 object,
                 version,
                 range,

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::format;
 use super::model::Model;
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 
 impl Model {
     /// Returns true if the store record durably claims the tier.
@@ -15,7 +15,7 @@ impl Model {
 
     /// Checks the store record: the store id never changes, and the tier is claimed only while it
     /// carries the marker.
-    pub(super) fn claims(&mut self, record: Option<(Uuid, u32)>, blobs: &Blobs) {
+    pub(super) fn claims(&mut self, record: Option<(Uuid, u32)>, blobs: &StoredBlobs) {
         // 0 is an unclaimed tier, 1 a claimed tier.
         let Some((id, tier @ 0..=1)) = record else {
             return self.violated("format", "store record is removed or can't be decoded");
@@ -40,7 +40,7 @@ impl Model {
     }
 
     /// Checks that a marker in the tier is that of the store in the index.
-    pub(crate) fn marked(&mut self, blobs: &Blobs) {
+    pub(crate) fn marked(&mut self, blobs: &StoredBlobs) {
         if self.store.map(|(id, _)| id) != marker_of(blobs) {
             self.violated(
                 "I11",
@@ -54,7 +54,7 @@ impl Model {
 }
 
 /// Returns the store id of the marker in the tier.
-fn marker_of(blobs: &Blobs) -> Option<Uuid> {
+fn marker_of(blobs: &StoredBlobs) -> Option<Uuid> {
     blobs
         .bytes(MARKER_PATH)
         .and_then(|marker| format::store_of_marker(&marker))

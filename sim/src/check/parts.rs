@@ -13,9 +13,9 @@ use super::call::{About, Asked, Call, Called};
 use super::commit_observer::Changed;
 use super::format::{Landing, Part};
 use super::model::Model;
-use super::sessions::{Filing, Upload};
+use super::sessions::{Filing, UploadHistory};
 use super::trailers::payload_in;
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 use crate::plan::Span;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
@@ -48,7 +48,7 @@ impl Model {
         number: u16,
         part: &Part,
         batch: (&Changed, Tick),
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
         coverage: &mut Coverage,
     ) {
         let (changed, tick) = batch;
@@ -142,7 +142,13 @@ impl Model {
     }
 
     /// Returns the calls that may have stored this part at this tick.
-    fn uploaders(&self, upload: &Upload, number: u16, content: &Bytes, tick: Tick) -> Vec<usize> {
+    fn uploaders(
+        &self,
+        upload: &UploadHistory,
+        number: u16,
+        content: &Bytes,
+        tick: Tick,
+    ) -> Vec<usize> {
         let calls = self.calls.iter().enumerate();
         let about = calls.filter(|(_, called)| self.may_take_effect(called, upload, tick));
         let fits = |called: &Called| match &called.call {

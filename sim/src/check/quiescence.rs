@@ -11,15 +11,15 @@ use uuid::Uuid;
 use super::format::{self, Body};
 use super::last_versions;
 use super::model::Model;
-use super::sessions::{Steps, Upload, entry};
-use crate::disks::blobs::Blobs;
-use crate::disks::disk::Tables;
+use super::sessions::{Steps, UploadHistory, entry};
+use crate::disks::blobs::StoredBlobs;
+use crate::disks::disk::DiskTables;
 use cenotaph_storage::index::Table;
 
 /// Checks both tiers at quiescence. Compares the model with the tables on the disk, unless the
 /// index is real fjall.
-pub(crate) fn check_settled(model: &mut Model, tables: Option<&Tables>, blobs: &Blobs) {
-    let parts = model.uploads.values().flat_map(Upload::revisions);
+pub(crate) fn check_settled(model: &mut Model, tables: Option<&DiskTables>, blobs: &StoredBlobs) {
+    let parts = model.uploads.values().flat_map(UploadHistory::revisions);
     let named: BTreeSet<Uuid> = model
         .rows
         .values()
@@ -96,7 +96,7 @@ fn check_side_tables(model: &mut Model) {
             }
         }
     }
-    let parts = model.uploads.values().flat_map(Upload::revisions);
+    let parts = model.uploads.values().flat_map(UploadHistory::revisions);
     needed.extend(parts.map(|revision| Bytes::copy_from_slice(revision.as_bytes())));
     if needed != model.payloads {
         let message = format!(
@@ -111,7 +111,7 @@ fn check_side_tables(model: &mut Model) {
 }
 
 /// Compares the tables on the disk with the model.
-fn compare_tables(model: &mut Model, tables: &Tables) {
+fn compare_tables(model: &mut Model, tables: &DiskTables) {
     let rows: Vec<_> = tables
         .of(Table::Rows)
         .iter()
@@ -149,13 +149,13 @@ fn compare_tables(model: &mut Model, tables: &Tables) {
 }
 
 /// Compares the upload records and parts on the disk with the model.
-fn compare_sessions(model: &mut Model, tables: &Tables) {
+fn compare_sessions(model: &mut Model, tables: &DiskTables) {
     let mut steps = Steps::default();
     let entries = tables.of(Table::Uploads).iter();
     let mut is_equal = entries
         .map(|(key, value)| steps.read(key, Some(value)))
         .all(|read| read.is_some());
-    let known = |upload: &Upload| upload.session().is_some();
+    let known = |upload: &UploadHistory| upload.session().is_some();
     // Upload records that were removed remain in the model, so they are not counted.
     is_equal &= steps.0.len()
         == model

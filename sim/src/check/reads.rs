@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use cenotaph::ErrorKind;
 
-use super::call::{Answer, Called, Content, Found};
+use super::call::{Answer, Called, FoundObject, ReadContent};
 use super::format::Row;
 use super::history::{Checker, states_in};
 use crate::faults::{BLOB_READ_FAULTS, COMMIT_FAULTS, ROT};
@@ -64,7 +64,7 @@ impl Checker<'_> {
 
     /// Checks an object that a read has found: its head against the states of the call, its bytes
     /// against those that were put.
-    fn check_found(&mut self, called: &Called, object: &Bytes, found: &Found, at: Tick) {
+    fn check_found(&mut self, called: &Called, object: &Bytes, found: &FoundObject, at: Tick) {
         let model = self.model;
         // An object that had expired before the call was absent throughout.
         let asked_ms = model.time_at(called.at);
@@ -86,15 +86,17 @@ impl Checker<'_> {
             );
         }
         match found.content {
-            Content::NotAsked | Content::AsPut | Content::Left => {}
-            Content::Wrong => self.violated("I8", called, "read other bytes than were put"),
-            Content::Failed(ErrorKind::Corrupt) if !model.struck_between(&ROT, called.at, at) => {
+            ReadContent::NotAsked | ReadContent::AsPut | ReadContent::Left => {}
+            ReadContent::Wrong => self.violated("I8", called, "read other bytes than were put"),
+            ReadContent::Failed(ErrorKind::Corrupt)
+                if !model.struck_between(&ROT, called.at, at) =>
+            {
                 self.violated("I8", called, "damage reported without a fault");
             }
             // A close ends the reads that are still open.
-            Content::Failed(ErrorKind::Closed)
+            ReadContent::Failed(ErrorKind::Closed)
                 if model.closed_between(model.life_of(called.at), at) => {}
-            Content::Failed(_) => {
+            ReadContent::Failed(_) => {
                 if !model.struck_between(&BLOB_READ_FAULTS, called.at, at) {
                     self.violated("I8", called, "the read ended before the last byte");
                 }

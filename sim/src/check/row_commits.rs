@@ -12,11 +12,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit_observer::{Before, Changed};
 use super::format::{self, Body, Landing, Manifest, Row};
-use super::model::{Model, Origin};
-use super::sessions::Upload;
+use super::model::{Model, WriteOrigin};
+use super::sessions::UploadHistory;
 use super::trailers::{has_trailer, payload_in};
 use super::words::{Words, described, readable, transition};
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 
@@ -38,7 +38,7 @@ impl Model {
         changed: &Changed,
         before: &Before,
         tick: Tick,
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
         coverage: &mut Coverage,
         words: &mut Words,
     ) {
@@ -70,7 +70,7 @@ impl Model {
             coverage.count("pruner: an object starts behind the base version");
         }
         if let Some(row) = row.filter(|row| matches!(row.body, Body::Tombstone(_)))
-            && origin == Some(Origin::Written)
+            && origin == Some(WriteOrigin::Written)
             && !self.is_assembled(row)
         {
             if row.revisions().len() > 1 {
@@ -236,24 +236,24 @@ impl Model {
         &mut self,
         object: &Bytes,
         row: &Row,
-        origin: &Origin,
+        origin: &WriteOrigin,
         changed: &Changed,
         before: &Before,
         tick: Tick,
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
     ) {
         // An idle refresh keeps the version and the operation of the row.
-        if *origin != Origin::Touched {
+        if *origin != WriteOrigin::Touched {
             self.check_version(object, row);
         }
         if let Some(write) = row.write
-            && *origin == Origin::Written
+            && *origin == WriteOrigin::Written
         {
             self.record_write(write, row, tick);
         }
         // An object assembled of parts stays in the blob tier, whatever its length, until a copy
         // moves it to the tier of its length.
-        let is_assembled = self.is_assembled(row) && *origin != Origin::Copied;
+        let is_assembled = self.is_assembled(row) && *origin != WriteOrigin::Copied;
         self.check_tier(row, is_assembled);
         let put = row.write.and_then(|write| self.content(write, row.size));
         let sum = put.as_ref().map(|put| xxh3_64(put));
@@ -365,7 +365,7 @@ impl Model {
             .uploads
             .values()
             .filter(|upload| upload.object == *object)
-            .flat_map(Upload::revisions);
+            .flat_map(UploadHistory::revisions);
         // A rename, a change of metadata or a completion names revisions that exist already, so it
         // needs no change.
         let known: BTreeSet<Uuid> = before
@@ -386,7 +386,7 @@ impl Model {
         row: &Row,
         manifest: &Manifest,
         put: (Option<Bytes>, Option<u64>),
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
     ) {
         let (put, sum) = put;
         let whole = put.as_ref().map_or(0, Bytes::len);
@@ -415,7 +415,7 @@ impl Model {
         row: &Row,
         extent: &format::Extent,
         put: (Option<&Bytes>, Option<u64>),
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
     ) {
         let (put, sum) = put;
         // The payload of an unfinished blob is not compared.

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 /// Operation of a client on the object. `T` identifies the written value: no two writes write the
 /// same value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation<T> {
+pub enum ClientOperation<T> {
     /// Wrote this value.
     Write(T),
     /// May have written this value: the outcome is unknown.
@@ -22,7 +22,7 @@ pub enum Operation<T> {
     Read(Option<T>),
 }
 
-impl<T> Operation<T> {
+impl<T> ClientOperation<T> {
     /// Returns true if the operation must have happened.
     const fn is_sure(&self) -> bool {
         !matches!(self, Self::MayWrite(_) | Self::Delete(None))
@@ -58,7 +58,7 @@ const OPERATIONS_MAX: usize = 128;
 /// assert_eq!(linearize(&history, 1000), Search::Violated);
 /// ```
 pub fn linearize<T: Clone + Ord>(
-    history: &[(u64, Option<u64>, Operation<T>)],
+    history: &[(u64, Option<u64>, ClientOperation<T>)],
     attempts_max: usize,
 ) -> Search {
     if history.len() > OPERATIONS_MAX {
@@ -105,13 +105,15 @@ fn mask(bits: impl Iterator<Item = usize>) -> u128 {
 
 /// Returns the state after an operation. Returns the outer `None` if the operation is impossible in
 /// this state.
-fn apply<T: Clone + Ord>(state: &Option<T>, operation: &Operation<T>) -> Option<Option<T>> {
+fn apply<T: Clone + Ord>(state: &Option<T>, operation: &ClientOperation<T>) -> Option<Option<T>> {
     match operation {
-        Operation::Write(value) | Operation::MayWrite(value) => Some(Some(value.clone())),
-        Operation::Delete(existed) => existed
+        ClientOperation::Write(value) | ClientOperation::MayWrite(value) => {
+            Some(Some(value.clone()))
+        }
+        ClientOperation::Delete(existed) => existed
             .is_none_or(|existed| existed == state.is_some())
             .then_some(None),
-        Operation::Read(value) => (value == state).then(|| state.clone()),
+        ClientOperation::Read(value) => (value == state).then(|| state.clone()),
     }
 }
 
@@ -124,15 +126,15 @@ mod tests {
     fn unknown_write_may_happen_only_after_its_call() {
         let history = |read| {
             [
-                (5, None, Operation::MayWrite(1)),
-                (6, Some(7), Operation::Read(read)),
+                (5, None, ClientOperation::MayWrite(1)),
+                (6, Some(7), ClientOperation::Read(read)),
             ]
         };
         assert_eq!(linearize(&history(Some(1)), 100), Search::Linearizable);
         assert_eq!(linearize(&history(None), 100), Search::Linearizable);
         let early = [
-            (0, Some(1), Operation::Read(Some(1))),
-            (5, None, Operation::MayWrite(1)),
+            (0, Some(1), ClientOperation::Read(Some(1))),
+            (5, None, ClientOperation::MayWrite(1)),
         ];
         assert_eq!(linearize(&early, 100), Search::Violated);
     }
@@ -140,9 +142,9 @@ mod tests {
     #[test]
     fn stale_read_is_a_violation() {
         let history = [
-            (0, Some(1), Operation::Write(1)),
-            (2, Some(3), Operation::Write(2)),
-            (4, Some(5), Operation::Read(Some(1))),
+            (0, Some(1), ClientOperation::Write(1)),
+            (2, Some(3), ClientOperation::Write(2)),
+            (4, Some(5), ClientOperation::Read(Some(1))),
         ];
         assert_eq!(linearize(&history, 100), Search::Violated);
         assert_eq!(linearize(&history, 1), Search::Undecided);
@@ -151,9 +153,9 @@ mod tests {
     #[test]
     fn two_deletes_of_one_object_are_a_violation() {
         let both = [
-            (0, Some(1), Operation::Write(1)),
-            (2, Some(5), Operation::Delete(Some(true))),
-            (3, Some(6), Operation::Delete(Some(true))),
+            (0, Some(1), ClientOperation::Write(1)),
+            (2, Some(5), ClientOperation::Delete(Some(true))),
+            (3, Some(6), ClientOperation::Delete(Some(true))),
         ];
         assert_eq!(linearize(&both, 1000), Search::Violated);
     }
@@ -169,9 +171,9 @@ mod tests {
             for (number, (kind, before, after)) in steps.into_iter().enumerate() {
                 let moment = 10 * number as u64 + 10;
                 let operation = match kind {
-                    0 => { state = Some(number); Operation::Write(number) }
-                    1 => Operation::Delete(Some(state.take().is_some())),
-                    _ => Operation::Read(state),
+                    0 => { state = Some(number); ClientOperation::Write(number) }
+                    1 => ClientOperation::Delete(Some(state.take().is_some())),
+                    _ => ClientOperation::Read(state),
                 };
                 history.push((moment - 3 * before.min(3), Some(moment + 8 * after), operation));
             }

@@ -22,7 +22,7 @@ use super::format::{self, Part, Phase, Row, Session, SessionKey};
 use super::model::Model;
 use super::upload_end::Ending;
 use super::words::{Words, short};
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 use crate::faults::Fault;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
@@ -40,7 +40,7 @@ pub(super) struct StepOf {
 }
 
 /// History of an upload.
-pub(super) struct Upload {
+pub(super) struct UploadHistory {
     pub(super) object: Bytes,
     /// Number of the call that began the upload.
     pub(super) of: Option<u64>,
@@ -99,7 +99,7 @@ impl Steps {
     }
 }
 
-impl Upload {
+impl UploadHistory {
     /// Returns the current upload record, or `None` if it was removed.
     pub(super) fn session(&self) -> Option<&Session> {
         self.states.last()?.1.as_ref()
@@ -151,7 +151,7 @@ impl Model {
     pub(crate) fn open_uploads(&self) -> usize {
         self.uploads
             .values()
-            .filter_map(Upload::session)
+            .filter_map(UploadHistory::session)
             .filter(|session| session.is_open())
             .count()
     }
@@ -159,7 +159,7 @@ impl Model {
     /// Returns true if this upload has been completed.
     pub(crate) fn was_completed(&self, of: u64) -> bool {
         let ours = self.uploads.values().filter(|upload| upload.of == Some(of));
-        ours.filter_map(Upload::session)
+        ours.filter_map(UploadHistory::session)
             .any(|session| matches!(session.phase, Phase::Completed { .. }))
     }
 
@@ -200,7 +200,7 @@ impl Model {
         changed: &Changed,
         before: &Before,
         tick: Tick,
-        blobs: &Blobs,
+        blobs: &StoredBlobs,
         coverage: &mut Coverage,
         words: &mut Words,
     ) {
@@ -235,7 +235,7 @@ impl Model {
             let is_open = self
                 .uploads
                 .get(id)
-                .and_then(Upload::session)
+                .and_then(UploadHistory::session)
                 .is_some_and(Session::is_open);
             for (&number, part) in &step.parts {
                 match part {
@@ -284,7 +284,7 @@ impl Model {
         let states = vec![(tick, Some(session.clone()))];
         self.uploads.insert(
             id.clone(),
-            Upload {
+            UploadHistory {
                 object: object.clone(),
                 of,
                 states,
@@ -294,7 +294,12 @@ impl Model {
     }
 
     /// Returns true if a call concerns this upload and may take effect at this tick.
-    pub(super) fn may_take_effect(&self, called: &Called, upload: &Upload, tick: Tick) -> bool {
+    pub(super) fn may_take_effect(
+        &self,
+        called: &Called,
+        upload: &UploadHistory,
+        tick: Tick,
+    ) -> bool {
         let Call::Multipart(asked) = &called.call else {
             return false;
         };

@@ -8,11 +8,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::format;
 use super::model::Revision;
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 
 /// Returns the payload of a blob. Returns `None` if the blob is absent, or lacks a trailer that it
 /// should have.
-pub(super) fn payload_in(revision: &Revision, blobs: &Blobs) -> Option<Bytes> {
+pub(super) fn payload_in(revision: &Revision, blobs: &StoredBlobs) -> Option<Bytes> {
     let blob = blobs.bytes(&revision.path)?;
     if !has_trailer(revision) {
         return Some(blob);

@@ -13,7 +13,7 @@ use super::call::{About, Asked, Call, Called, Demand};
 use super::commit_observer::{Before, Changed};
 use super::format::{Body, CompletionOutcome, Phase, Row, Session, Written};
 use super::model::Model;
-use super::sessions::{Filing, Upload, completes, entry};
+use super::sessions::{Filing, UploadHistory, completes, entry};
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 
@@ -41,7 +41,7 @@ struct Done<'a> {
 
 impl Ending<'_> {
     /// Returns the row that the batch commits for the object of the upload.
-    fn row(&self, upload: &Upload) -> Option<&Row> {
+    fn row(&self, upload: &UploadHistory) -> Option<&Row> {
         self.changed
             .rows
             .iter()
@@ -111,7 +111,7 @@ impl Model {
     }
 
     /// Returns the violations in the transition of the upload record.
-    fn ending(&self, upload: &Upload, ending: &Ending<'_>) -> Vec<String> {
+    fn ending(&self, upload: &UploadHistory, ending: &Ending<'_>) -> Vec<String> {
         let mut found = Vec::new();
         let was = ending.was;
         let now = ending.now;
@@ -151,7 +151,7 @@ impl Model {
 
     /// Returns the violations in the relation between the end of an upload and the calls that may
     /// have asked for it.
-    fn asked_for(&self, upload: &Upload, ending: &Ending<'_>, now: &Session) -> Vec<String> {
+    fn asked_for(&self, upload: &UploadHistory, ending: &Ending<'_>, now: &Session) -> Vec<String> {
         let mut found = Vec::new();
         let about: Vec<&Called> = self
             .calls
@@ -213,7 +213,12 @@ impl Model {
     }
 
     /// Returns a violation if the recorded outcome of a completion is not the effect of its batch.
-    fn outcome(&self, upload: &Upload, ending: &Ending<'_>, written: &Written) -> Option<String> {
+    fn outcome(
+        &self,
+        upload: &UploadHistory,
+        ending: &Ending<'_>,
+        written: &Written,
+    ) -> Option<String> {
         let row = ending.row(upload);
         let old = ending.before.get(&upload.object);
         let has_expired = old.is_some_and(|old| !old.is_live(self.time_at(ending.tick)));
@@ -245,7 +250,13 @@ impl Model {
     }
 
     /// Returns true if this call may have completed the upload with this result.
-    fn fits(&self, called: &Called, upload: &Upload, ending: &Ending<'_>, done: &Done<'_>) -> bool {
+    fn fits(
+        &self,
+        called: &Called,
+        upload: &UploadHistory,
+        ending: &Ending<'_>,
+        done: &Done<'_>,
+    ) -> bool {
         let Some(About::Complete {
             listed: asked,
             demand,
@@ -326,7 +337,11 @@ impl Model {
 
 /// Returns the numbers and etags of the parts that became this row, in its order. Returns `None` if
 /// the row names another revision.
-fn listed(upload: &Upload, row: Option<&Row>, written: &Written) -> Option<Vec<(u32, u128)>> {
+fn listed(
+    upload: &UploadHistory,
+    row: Option<&Row>,
+    written: &Written,
+) -> Option<Vec<(u32, u128)>> {
     let row = row.filter(|_| written.outcome == CompletionOutcome::Applied)?;
     let parts = upload.parts();
     row.revisions()

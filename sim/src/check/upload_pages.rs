@@ -10,7 +10,7 @@ use cenotaph::ErrorKind;
 use super::call::{Answer, Called};
 use super::format::Session;
 use super::history::Checker;
-use super::sessions::{Filing, Upload};
+use super::sessions::{Filing, UploadHistory};
 use crate::trace::Tick;
 
 impl Checker<'_> {
@@ -18,7 +18,7 @@ impl Checker<'_> {
     pub(super) fn parts(
         &mut self,
         called: &Called,
-        upload: &Upload,
+        upload: &UploadHistory,
         query: (Option<u32>, usize),
         heard: (Tick, &Answer),
     ) {
@@ -90,7 +90,7 @@ impl Checker<'_> {
             .collect();
         times.insert(from_ms);
         let fits = |moment: Tick, now_ms: u64| {
-            let is_listed = |upload: &Upload| {
+            let is_listed = |upload: &UploadHistory| {
                 let states = upload.states_between(moment, moment + 1);
                 states
                     .last()

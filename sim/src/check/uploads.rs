@@ -11,12 +11,12 @@ use cenotaph::ErrorKind;
 use super::call::{About, Answer, Asked, Call, Called};
 use super::format::{CompletionOutcome, Phase, Row, Session, Written};
 use super::history::{Checker, states_in};
-use super::sessions::{Filing, Upload};
+use super::sessions::{Filing, UploadHistory};
 use super::upload_end::digest;
 use crate::plan::Span;
 use crate::trace::Tick;
 
-impl Upload {
+impl UploadHistory {
     /// Returns the states of the upload in a window, each with the part of the window for which it
     /// lasted.
     pub(super) fn states_between(
@@ -183,7 +183,7 @@ impl Checker<'_> {
     /// the end, or its outcome is unknown.
     fn check_cause(
         &mut self,
-        upload: &Upload,
+        upload: &UploadHistory,
         tick: Tick,
         end: &str,
         confirms: impl Fn(&About, &Answer) -> bool,
@@ -211,7 +211,13 @@ impl Checker<'_> {
     }
 
     /// Checks the answer of a call that began an upload.
-    fn began(&mut self, called: &Called, begun: (&Bytes, &Upload), at: Tick, answer: &Answer) {
+    fn began(
+        &mut self,
+        called: &Called,
+        begun: (&Bytes, &UploadHistory),
+        at: Tick,
+        answer: &Answer,
+    ) {
         let (id, upload) = begun;
         let first = upload.states.first().map_or(0, |(tick, _)| *tick);
         match answer {
@@ -249,7 +255,7 @@ impl Checker<'_> {
         &mut self,
         number: usize,
         called: &Called,
-        upload: &Upload,
+        upload: &UploadHistory,
         at: Tick,
         answer: &Answer,
     ) {
@@ -270,7 +276,7 @@ impl Checker<'_> {
     }
 
     /// Checks that the upload took no parts at some moment of a refused call.
-    pub(super) fn check_refused(&mut self, called: &Called, upload: &Upload, at: Tick) {
+    pub(super) fn check_refused(&mut self, called: &Called, upload: &UploadHistory, at: Tick) {
         let took_none = self.held_during(upload, called.at, at, |session| {
             !session.is_some_and(Session::is_open)
         });
@@ -287,7 +293,7 @@ impl Checker<'_> {
     /// absent after its deadline.
     pub(super) fn held_during(
         &self,
-        upload: &Upload,
+        upload: &UploadHistory,
         from: Tick,
         to: Tick,
         test: impl Fn(Option<&Session>) -> bool,
@@ -338,7 +344,7 @@ impl Checker<'_> {
     fn complete(
         &mut self,
         called: &Called,
-        upload: &Upload,
+        upload: &UploadHistory,
         listed: Option<&[(u32, u128)]>,
         heard: (Tick, &Answer),
     ) {
@@ -382,7 +388,7 @@ impl Checker<'_> {
     /// broke the rule on sizes.
     fn was_unlawful(
         &self,
-        upload: &Upload,
+        upload: &UploadHistory,
         listed: Option<&[(u32, u128)]>,
         from: Tick,
         to: Tick,
@@ -404,7 +410,7 @@ impl Checker<'_> {
     }
 
     /// Checks the answer of an abort.
-    fn abort(&mut self, called: &Called, upload: &Upload, at: Tick, answer: &Answer) {
+    fn abort(&mut self, called: &Called, upload: &UploadHistory, at: Tick, answer: &Answer) {
         match answer {
             Answer::Done if upload.aborted().is_none_or(|tick| tick >= at) => {
                 self.violated("I9", called, "acknowledged, but not durable");
@@ -428,7 +434,7 @@ impl Checker<'_> {
     }
 
     /// Checks the answer of a call that resumes an upload.
-    fn resumed(&mut self, called: &Called, upload: &Upload, at: Tick, answer: &Answer) {
+    fn resumed(&mut self, called: &Called, upload: &UploadHistory, at: Tick, answer: &Answer) {
         let is_known = |session: Option<&Session>| match session.map(|session| &session.phase) {
             Some(Phase::Open | Phase::Completed { .. }) => true,
             Some(Phase::Aborted) | None => false,

@@ -13,7 +13,7 @@ use super::history::{Checker, row_state, states_in};
 use crate::trace::Tick;
 
 /// A put, an update, or a piece of an atomic batch, as the client asked for it.
-pub(super) struct Put<'a> {
+pub(super) struct ClientPut<'a> {
     pub(super) write: u64,
     /// True if its stream fails.
     pub(super) fails: bool,
@@ -24,7 +24,12 @@ pub(super) struct Put<'a> {
 
 impl Checker<'_> {
     /// Checks a write: its commits, then its answer.
-    pub(super) fn put(&mut self, called: &Called, put: &Put<'_>, answer: Option<&(Tick, Answer)>) {
+    pub(super) fn put(
+        &mut self,
+        called: &Called,
+        put: &ClientPut<'_>,
+        answer: Option<&(Tick, Answer)>,
+    ) {
         let commits = self
             .model
             .commits
@@ -76,7 +81,7 @@ impl Checker<'_> {
 
     /// Checks that a write committed at most once, to its object, in its window, and with its
     /// precondition met.
-    fn check_commits(&mut self, called: &Called, put: &Put<'_>, commits: &[(Tick, Row)]) {
+    fn check_commits(&mut self, called: &Called, put: &ClientPut<'_>, commits: &[(Tick, Row)]) {
         if commits.len() > 1 {
             self.violated("linearizability", called, "committed more than once");
         }
@@ -116,7 +121,7 @@ impl Checker<'_> {
     fn check_superseded(
         &mut self,
         called: &Called,
-        put: &Put<'_>,
+        put: &ClientPut<'_>,
         commits: &[(Tick, Row)],
         at: Tick,
     ) {
@@ -163,7 +168,7 @@ impl Checker<'_> {
             } else {
                 Demand::Nothing
             };
-            let put = Put {
+            let put = ClientPut {
                 write,
                 fails: false,
                 object: &piece.object,

@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cenotaph_sim::{Plan, Violation, run, shrink};
+use cenotaph_sim::{RunPlan, Violation, run, shrink};
 
 use super::args::{How, Jobs};
 use super::output::{Watch, line, spinner};
@@ -47,7 +47,10 @@ impl Hunt {
             |seed, report| {
                 progress.inc(1);
                 if let Some(first) = report.violations.first() {
-                    match self.write(&Plan::generate(seed, self.operations), &report.violations) {
+                    match self.write(
+                        &RunPlan::generate(seed, self.operations),
+                        &report.violations,
+                    ) {
                         Ok(name) => {
                             progress.suspend(|| {
                                 line(format_args!("seed {seed}: {first} -> {name}"));
@@ -89,7 +92,7 @@ impl Hunt {
 
     /// Shrinks a failing plan and writes it with its violations, its timeline and the commands that
     /// reproduce it. Returns the path of the text file.
-    fn write(&self, plan: &Plan, violations: &[Violation]) -> io::Result<String> {
+    fn write(&self, plan: &RunPlan, violations: &[Violation]) -> io::Result<String> {
         let options = self.how.options();
         let flags = self.how.flags();
         let checker = violations.first().map(|violation| violation.checker);

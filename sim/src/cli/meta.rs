@@ -4,7 +4,7 @@
 use std::io;
 use std::process::Command;
 
-use cenotaph_sim::{Options, Plan, run};
+use cenotaph_sim::{Options, RunPlan, run};
 
 use super::args::Seeds;
 use super::output::{bar, line, text};
@@ -75,6 +75,6 @@ fn range(seeds: &Seeds) -> std::ops::Range<u64> {
 }
 
 fn trace(seed: u64, operations: usize) -> String {
-    let report = run(&Plan::generate(seed, operations), &Options::default());
+    let report = run(&RunPlan::generate(seed, operations), &Options::default());
     format!("seed {seed}\n{}", report.sim.timeline())
 }

@@ -5,11 +5,11 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cenotaph_sim::{Coverage, Options, Plan, Report, Violation, run};
+use cenotaph_sim::{Coverage, Options, RunPlan, RunReport, Violation, run};
 
 /// Sum of many runs.
 #[derive(Default)]
-pub(crate) struct Total {
+pub(crate) struct RunTotal {
     pub(crate) runs: u64,
     pub(crate) operations: u64,
     pub(crate) steps: u64,
@@ -19,9 +19,9 @@ pub(crate) struct Total {
     pub(crate) failures: Vec<(u64, Vec<Violation>)>,
 }
 
-impl Total {
+impl RunTotal {
     /// Adds a run.
-    pub(crate) fn add(&mut self, seed: u64, report: &Report) {
+    pub(crate) fn add(&mut self, seed: u64, report: &RunReport) {
         self.runs += 1;
         self.operations += report.operations;
         self.steps += report.steps;
@@ -40,15 +40,15 @@ pub(crate) fn run_all(
     operations: usize,
     options: &Options,
     jobs: usize,
-    after: impl Fn(u64, &Report) -> bool + Sync,
-) -> Total {
+    after: impl Fn(u64, &RunReport) -> bool + Sync,
+) -> RunTotal {
     let options = &Options {
         without_timeline: true,
         ..*options
     };
     let next = AtomicU64::new(seeds.start);
     let enough = AtomicBool::new(false);
-    let total = Mutex::new(Total::default());
+    let total = Mutex::new(RunTotal::default());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -60,7 +60,7 @@ pub(crate) fn run_all(
                     }
                     // A panic is reported as a failure of its seed instead of ending all runs.
                     let report = catch_unwind(AssertUnwindSafe(|| {
-                        run(&Plan::generate(seed, operations), options)
+                        run(&RunPlan::generate(seed, operations), options)
                     }));
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     let Ok(report) = report else {

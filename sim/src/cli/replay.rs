@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use cenotaph_sim::{Plan, run};
+use cenotaph_sim::{RunPlan, run};
 
 use super::args::How;
 use super::output::{line, text};
@@ -24,7 +24,7 @@ pub(crate) fn replay(
     let plan = match file {
         Some(path) => serde_json::from_slice(&fs::read(path)?)?,
         // The argument parser requires a seed if there is no plan.
-        None => Plan::generate(seed.unwrap_or_default(), operations),
+        None => RunPlan::generate(seed.unwrap_or_default(), operations),
     };
     let report = run(&plan, &how.options());
     match html {

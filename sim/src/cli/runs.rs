@@ -4,7 +4,7 @@ use cenotaph_sim::wanted;
 
 use super::args::{How, Seeds};
 use super::output::{Watch, bar, line};
-use super::pool::{Total, run_all};
+use super::pool::{RunTotal, run_all};
 
 /// Minimum number of runs for which the expected coverage is required. Fewer runs do not reach all
 /// of it.
@@ -44,7 +44,7 @@ pub(crate) fn run(seeds: &Seeds, how: How) -> bool {
 
 /// Prints totals and rates.
 #[expect(clippy::cast_precision_loss, reason = "rates need not be exact")]
-fn summary(total: &Total, seconds: f64, jobs: usize) {
+fn summary(total: &RunTotal, seconds: f64, jobs: usize) {
     let runs = total.runs as f64;
     let operations = total.operations as f64;
     let steps = total.steps as f64;
@@ -62,7 +62,7 @@ fn summary(total: &Total, seconds: f64, jobs: usize) {
 }
 
 /// Prints failures with the commands that reproduce them.
-fn failures(total: &Total, how: How, operations: usize) {
+fn failures(total: &RunTotal, how: How, operations: usize) {
     let flags = how.flags();
     for (seed, violations) in total.failures.iter().take(SHOWN) {
         line(format_args!(

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use cenotaph_sim::{Options, Plan, Sweep, sweep as run_sweep};
+use cenotaph_sim::{Options, RunPlan, Sweep, sweep as run_sweep};
 
 use super::args::SweepKind;
 use super::output::{Watch, bar, line};
@@ -30,7 +30,7 @@ pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize, out: &Path) -
     let progress = bar(0, "runs");
     let swept = run_sweep(
         kind,
-        &Plan::generate(seed, operations),
+        &RunPlan::generate(seed, operations),
         &Options::default(),
         |done, expected| {
             progress.set_length(expected.max(done));

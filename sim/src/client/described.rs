@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use cenotaph::ErrorKind;
 
-use crate::check::{Answer, AtomicPiece, Call, Change, Content, Demand, Found, Moving, Reading};
+use crate::check::{
+    Answer, AtomicPiece, Call, Demand, FoundObject, MetadataChange, Moving, ReadContent, Reading,
+};
 use crate::plan::{Op, Shape, Span, object_id};
 
 /// First number of the writes of batches. Each call has eight of these numbers, and no batch has
@@ -60,12 +62,12 @@ pub(super) fn call_of(op: &Op, write: u64, demand: Demand, inline_bytes_max: u64
         },
         Op::Amend { object, .. } => Call::Change {
             object: key(*object),
-            how: Change::Amend(write),
+            how: MetadataChange::Amend(write),
             demand,
         },
         Op::Extend { object, .. } => Call::Change {
             object: key(*object),
-            how: Change::Extend,
+            how: MetadataChange::Extend,
             demand,
         },
         Op::Copy {
@@ -222,24 +224,24 @@ pub(super) fn answer_name(answer: &Answer) -> &'static str {
         Answer::Scrubbed { .. } => "heard: scrubbed",
         Answer::Deleted { existed: true } => "heard: deleted",
         Answer::Deleted { existed: false } => "heard: nothing to delete",
-        Answer::Found(Found {
-            content: Content::AsPut,
+        Answer::Found(FoundObject {
+            content: ReadContent::AsPut,
             ..
         }) => "heard: found, bytes as put",
-        Answer::Found(Found {
-            content: Content::NotAsked,
+        Answer::Found(FoundObject {
+            content: ReadContent::NotAsked,
             ..
         }) => "heard: found, head only",
-        Answer::Found(Found {
-            content: Content::Failed(_),
+        Answer::Found(FoundObject {
+            content: ReadContent::Failed(_),
             ..
         }) => "heard: found, bytes failed half-way",
-        Answer::Found(Found {
-            content: Content::Left,
+        Answer::Found(FoundObject {
+            content: ReadContent::Left,
             ..
         }) => "heard: found, left half-way",
-        Answer::Found(Found {
-            content: Content::Wrong,
+        Answer::Found(FoundObject {
+            content: ReadContent::Wrong,
             ..
         }) => "heard: found, wrong bytes",
         Answer::Absent => "heard: absent",

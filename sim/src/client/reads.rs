@@ -8,13 +8,13 @@ use cenotaph::{ByteRange, Entry, Object, ObjectId};
 use futures::TryStreamExt;
 
 use super::{Client, failed};
-use crate::check::{Answer, Content, Found, Listed, WRITE};
+use crate::check::{Answer, FoundObject, Listed, ReadContent, WRITE};
 use crate::plan::{Span, object_id};
 use crate::world::scheduler::sleep;
 
 /// Speed of a read.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Pace {
+pub(super) struct ReadPace {
     /// Pause between two chunks in milliseconds.
     pub(super) pause_ms: u64,
     /// `true` to drop the object after its first chunk.
@@ -23,7 +23,13 @@ pub(super) struct Pace {
 
 impl Client {
     /// Gets an object and reads its bytes. `number` is the number of the call.
-    pub(super) async fn get(&self, id: ObjectId, span: Span, pace: Pace, number: usize) -> Answer {
+    pub(super) async fn get(
+        &self,
+        id: ObjectId,
+        span: Span,
+        pace: ReadPace,
+        number: usize,
+    ) -> Answer {
         let mut object = match self.engine.get(&id).range(range(span)).await {
             Ok(Some(object)) => object,
             Ok(None) => return Answer::Absent,
@@ -44,7 +50,7 @@ impl Client {
         let write = write_of(&object.metadata().attributes.custom);
         let size = object.metadata().size;
         let content = self.read(&mut object, write, span, pace).await;
-        Answer::Found(Found {
+        Answer::Found(FoundObject {
             version: object.version().get(),
             etag: object.etag().to_string(),
             size,
@@ -60,26 +66,28 @@ impl Client {
         object: &mut Object,
         write: Option<u64>,
         span: Span,
-        pace: Pace,
-    ) -> Content {
+        pace: ReadPace,
+    ) -> ReadContent {
         let range = object.range();
         let size = object.metadata().size;
         // The expected range is computed from the request and not taken from the engine.
         if range != span.of(size) {
-            return Content::Wrong;
+            return ReadContent::Wrong;
         }
         let mut chunks = Vec::new();
         loop {
             match object.chunk().await {
-                Ok(Some(_)) if pace.leave => return Content::Left,
+                Ok(Some(_)) if pace.leave => return ReadContent::Left,
                 Ok(Some(chunk)) => chunks.push(chunk),
                 Ok(None) => break,
                 Err(error) => {
                     // A failed stream must keep failing. Otherwise, it looks like a complete
                     // stream.
                     return match object.chunk().await {
-                        Err(again) if again.kind() == error.kind() => Content::Failed(error.kind()),
-                        Ok(_) | Err(_) => Content::Wrong,
+                        Err(again) if again.kind() == error.kind() => {
+                            ReadContent::Failed(error.kind())
+                        }
+                        Ok(_) | Err(_) => ReadContent::Wrong,
                     };
                 }
             }
@@ -91,22 +99,22 @@ impl Client {
         let all = write.and_then(|write| self.durable_state.state().model.content(write, size));
         match all {
             Some(all) if is_joined(&all[to_usize(range.start)..to_usize(range.end)], &chunks) => {
-                Content::AsPut
+                ReadContent::AsPut
             }
-            Some(_) | None => Content::Wrong,
+            Some(_) | None => ReadContent::Wrong,
         }
     }
 
     /// Reads the metadata of an object.
     pub(super) async fn head(&self, id: ObjectId) -> Answer {
         match self.engine.head(id).await {
-            Ok(Some(head)) => Answer::Found(Found {
+            Ok(Some(head)) => Answer::Found(FoundObject {
                 version: head.version.get(),
                 etag: head.etag.to_string(),
                 size: head.metadata.size,
                 write: write_of(&head.metadata.attributes.custom),
                 opened: self.durable_state.state().trace.tick(),
-                content: Content::NotAsked,
+                content: ReadContent::NotAsked,
             }),
             Ok(None) => Answer::Absent,
             Err(error) => failed(&error),

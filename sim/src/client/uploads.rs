@@ -20,19 +20,19 @@ use super::writes::{attributes, precondition};
 use super::{Client, DropWatch, body, failed};
 use crate::check::{About, Answer, Asked, Call, Demand};
 use crate::plan::{
-    Choice, Declared, Lifetime, Shape, Step, When, Which, object_id, other_namespace,
+    Choice, Declared, Lifetime, Shape, UploadAction, When, Which, object_id, other_namespace,
 };
 
 /// Started uploads by slot, shared by all clients.
 #[derive(Clone, Default)]
-pub(crate) struct Slots(Arc<Mutex<BTreeMap<u32, Known>>>);
+pub(crate) struct Slots(Arc<Mutex<BTreeMap<u32, StartedUpload>>>);
 
 /// Open handles of a client.
 pub(super) type Handles = Arc<Mutex<BTreeMap<UploadId, MultipartUpload>>>;
 
 /// A started upload.
 #[derive(Clone)]
-struct Known {
+struct StartedUpload {
     object: u32,
     id: UploadId,
     /// Number of the call that started the upload.
@@ -43,7 +43,7 @@ struct Known {
 
 impl Slots {
     /// Returns the upload in a slot.
-    fn of(&self, slot: u32) -> Option<Known> {
+    fn of(&self, slot: u32) -> Option<StartedUpload> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -52,7 +52,7 @@ impl Slots {
     }
 
     /// Stores a started upload in a slot, in place of any earlier upload.
-    fn begun(&self, slot: u32, known: Known) {
+    fn begun(&self, slot: u32, known: StartedUpload) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -73,7 +73,7 @@ impl Slots {
 
 /// An upload and the handle of the client.
 struct InHand {
-    known: Known,
+    known: StartedUpload,
     upload: MultipartUpload,
 }
 
@@ -88,9 +88,9 @@ struct PartOf {
 
 impl Client {
     /// Performs a step of the upload in a slot. Does nothing if the slot is empty.
-    pub(super) async fn step(&self, slot: u32, step: &Step, write: u64) -> Answer {
+    pub(super) async fn step(&self, slot: u32, step: &UploadAction, write: u64) -> Answer {
         match step {
-            Step::Initiate {
+            UploadAction::Initiate {
                 object,
                 when,
                 lifetime,
@@ -98,16 +98,16 @@ impl Client {
                 self.initiate(slot, (*object, *when, *lifetime), write)
                     .await
             }
-            Step::Uploads { hot, limit } => self.uploads(*hot, *limit).await,
-            Step::Resume { which } => match self.slots.of(slot) {
+            UploadAction::Uploads { hot, limit } => self.uploads(*hot, *limit).await,
+            UploadAction::Resume { which } => match self.slots.of(slot) {
                 Some(known) => self.resume(&known, *which).await,
                 None => Answer::Done,
             },
-            Step::Part { .. }
-            | Step::CopyPart { .. }
-            | Step::Parts { .. }
-            | Step::Complete { .. }
-            | Step::Abort => match self.in_hand(slot).await {
+            UploadAction::Part { .. }
+            | UploadAction::CopyPart { .. }
+            | UploadAction::Parts { .. }
+            | UploadAction::Complete { .. }
+            | UploadAction::Abort => match self.in_hand(slot).await {
                 Some(in_hand) => self.step_with_handle(&in_hand, step, write).await,
                 None => Answer::Done,
             },
@@ -115,10 +115,10 @@ impl Client {
     }
 
     /// Performs a step that needs a handle.
-    async fn step_with_handle(&self, in_hand: &InHand, step: &Step, write: u64) -> Answer {
+    async fn step_with_handle(&self, in_hand: &InHand, step: &UploadAction, write: u64) -> Answer {
         let InHand { known, upload } = in_hand;
         match step {
-            Step::Part {
+            UploadAction::Part {
                 number,
                 bytes,
                 shape,
@@ -141,7 +141,7 @@ impl Client {
                 self.about(known, about, self.part(upload, *number, part))
                     .await
             }
-            Step::CopyPart { number, from, span } => {
+            UploadAction::CopyPart { number, from, span } => {
                 let from = object_id(*from);
                 let about = About::PartOf {
                     number: *number,
@@ -152,7 +152,7 @@ impl Client {
                 let copied = async { self.filed(upload, copy.await) };
                 self.about(known, about, copied).await
             }
-            Step::Parts { after, limit } => {
+            UploadAction::Parts { after, limit } => {
                 let about = About::Parts {
                     after: *after,
                     limit: *limit,
@@ -160,11 +160,11 @@ impl Client {
                 self.about(known, about, self.parts(upload, *after, *limit))
                     .await
             }
-            Step::Complete { choice, when } => {
+            UploadAction::Complete { choice, when } => {
                 let demand = self.demand_of(known.object, *when).await;
                 self.complete(in_hand, *choice, demand).await
             }
-            Step::Abort => {
+            UploadAction::Abort => {
                 let aborted = async {
                     upload
                         .abort()
@@ -173,7 +173,9 @@ impl Client {
                 };
                 self.about(known, About::Abort, aborted).await
             }
-            Step::Initiate { .. } | Step::Uploads { .. } | Step::Resume { .. } => {
+            UploadAction::Initiate { .. }
+            | UploadAction::Uploads { .. }
+            | UploadAction::Resume { .. } => {
                 unreachable!("these steps need no handle")
             }
         }
@@ -182,7 +184,7 @@ impl Client {
     /// Waits for an answer about a started upload, and records the call and the answer.
     async fn about(
         &self,
-        known: &Known,
+        known: &StartedUpload,
         about: About,
         answer: impl Future<Output = Answer>,
     ) -> Answer {
@@ -224,7 +226,7 @@ impl Client {
                     // The slot keeps no upload whose start was not acknowledged: its id is unknown.
                     self.slots.begun(
                         slot,
-                        Known {
+                        StartedUpload {
                             object,
                             id,
                             of: write,
@@ -269,7 +271,7 @@ impl Client {
     }
 
     /// Resumes an upload, or a variation of it that must be refused.
-    async fn resume(&self, known: &Known, which: Which) -> Answer {
+    async fn resume(&self, known: &StartedUpload, which: Which) -> Answer {
         let mut id = known.id.to_string();
         let mut object = known.object;
         match which {

@@ -12,8 +12,8 @@ use futures::StreamExt;
 use super::described::write_of_piece;
 use super::{Client, failed};
 use crate::check::{AMEND, Answer, Call, Demand, Reading, SAW, WRITE};
-use crate::plan::{Fate, Lifetime, Op, Piece, Span, When, object_id, other_namespace};
-use crate::trace::Kind;
+use crate::plan::{BatchPiece, Fate, Lifetime, Op, Span, When, object_id, other_namespace};
+use crate::trace::EventKind;
 use crate::world::scheduler::sleep;
 
 /// Arguments of an update, except for its object.
@@ -182,7 +182,7 @@ impl Client {
     }
 
     /// Commits an atomic batch.
-    pub(super) async fn atomic(&self, pieces: &[Piece], write: u64) -> Answer {
+    pub(super) async fn atomic(&self, pieces: &[BatchPiece], write: u64) -> Answer {
         let writes = pieces.iter().enumerate().map(|(place, piece)| {
             let id = object_id(piece.object);
             match piece.bytes {
@@ -230,7 +230,7 @@ impl Client {
     pub(crate) fn switch(&self, off: bool) -> Answer {
         let mut state = self.durable_state.state();
         let to = if off { "off" } else { "on" };
-        let tick = state.note(Kind::World, "switches a namespace", || to.to_owned());
+        let tick = state.note(EventKind::World, "switches a namespace", || to.to_owned());
         // There is no await between this record and the change of the engine, so that no other task
         // runs between them.
         state.model.switched(tick, off);

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use opendal::{Buffer, Operator};
 
 /// The blobs.
-pub(crate) struct Blobs {
+pub(crate) struct StoredBlobs {
     raw: Operator,
     /// Content of every file of the service, which the checks read without a request.
     files: Mutex<BTreeMap<String, Bytes>>,
@@ -31,7 +31,7 @@ pub(crate) struct Flight {
     pub(crate) due: Duration,
 }
 
-impl Blobs {
+impl StoredBlobs {
     pub(crate) fn new() -> Self {
         let raw = Operator::new(opendal::services::Memory::default())
             .expect("memory needs no configuration");

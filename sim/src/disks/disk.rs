@@ -32,9 +32,9 @@ const LOST: Odds = Odds::in_ten_thousand(5000);
 
 /// An ordered map for each table.
 #[derive(Clone, Default)]
-pub(crate) struct Tables([Arc<BTreeMap<Bytes, Bytes>>; Table::ALL.len()]);
+pub(crate) struct DiskTables([Arc<BTreeMap<Bytes, Bytes>>; Table::ALL.len()]);
 
-impl Tables {
+impl DiskTables {
     /// Returns the map of a table.
     pub(crate) fn of(&self, table: Table) -> &BTreeMap<Bytes, Bytes> {
         &self.0[table as usize]
@@ -75,9 +75,9 @@ pub(crate) struct Disk(Mutex<State>);
 
 struct State {
     chance: Rng,
-    synced: Tables,
+    synced: DiskTables,
     /// Tables with unsynced batches, which readers see if this bug is planted.
-    unsynced: Option<Tables>,
+    unsynced: Option<DiskTables>,
     /// Unsynced batches, in order: the tail of the journal. Encoded only when a crash cuts it.
     pending: Vec<Batch>,
     /// Keys of payloads that are appended to the payload log and not synced.
@@ -108,8 +108,8 @@ impl Disk {
     pub(crate) fn new(chance: Rng, shows_unsynced: bool) -> Self {
         Self(Mutex::new(State {
             chance,
-            synced: Tables::default(),
-            unsynced: shows_unsynced.then(Tables::default),
+            synced: DiskTables::default(),
+            unsynced: shows_unsynced.then(DiskTables::default),
             pending: Vec::new(),
             log_tail: BTreeSet::new(),
             locked: false,
@@ -131,7 +131,7 @@ impl Disk {
     }
 
     /// Returns the tables that readers see: those of synced batches.
-    pub(crate) fn tables(&self) -> Tables {
+    pub(crate) fn tables(&self) -> DiskTables {
         let state = self.state();
         state.unsynced.as_ref().unwrap_or(&state.synced).clone()
     }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{HOT, LastVersionRules, Plan, Setting, UploadRules};
+use super::{HOT, LastVersionRules, RunPlan, Setting, UploadRules};
 use crate::faults::{Faults, Schedule};
 use crate::rng::{Odds, Rng};
 
@@ -44,7 +44,7 @@ struct Mix {
     huge: Odds,
 }
 
-impl Plan {
+impl RunPlan {
     /// Generates the plan of this seed with about this many operations.
     pub fn generate(seed: u64, operations: usize) -> Self {
         let mut rng = Rng::new(seed, "plan");
@@ -255,11 +255,11 @@ mod tests {
 
     #[test]
     fn a_plan_is_a_function_of_its_seed() {
-        assert_eq!(Plan::generate(7, 100), Plan::generate(7, 100));
+        assert_eq!(RunPlan::generate(7, 100), RunPlan::generate(7, 100));
         assert_ne!(
-            Plan::generate(7, 100).clients,
-            Plan::generate(8, 100).clients
+            RunPlan::generate(7, 100).clients,
+            RunPlan::generate(8, 100).clients
         );
-        assert!((100..108).contains(&Plan::generate(7, 100).operations()));
+        assert!((100..108).contains(&RunPlan::generate(7, 100).operations()));
     }
 }

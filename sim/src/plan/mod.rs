@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use cenotaph::{Namespace, ObjectId};
 use serde::{Deserialize, Serialize};
 
-use crate::faults::{Act, Faults, Schedule};
+use crate::faults::{Faults, Schedule, ScriptedFault};
 
 mod generate;
 pub(crate) mod payload;
@@ -19,11 +19,11 @@ mod shrink;
 mod uploads;
 
 pub use shrink::{PlanTree, Plans};
-pub use uploads::{Choice, Cut, Declared, Step, UploadRules, Which};
+pub use uploads::{BlobCut, Choice, Declared, UploadAction, UploadRules, Which};
 
 /// Plan of a simulated run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct RunPlan {
     /// Seed of interleavings, random faults and ids.
     pub seed: u64,
     /// Configuration of the engine.
@@ -33,7 +33,7 @@ pub struct Plan {
     /// Random faults.
     pub faults: Faults,
     /// Faults at chosen steps.
-    pub acts: Vec<(u64, Act)>,
+    pub acts: Vec<(u64, ScriptedFault)>,
     /// Maximum number of random crashes, so that the run ends.
     pub crashes_max: u32,
     /// Operations of each client, in sequence.
@@ -63,7 +63,7 @@ pub struct Setting {
     pub strict_deletes: bool,
     /// Division of large payloads into several blobs, if any.
     #[serde(default)]
-    pub cut: Option<Cut>,
+    pub cut: Option<BlobCut>,
     /// Limits of multipart uploads.
     #[serde(default)]
     pub multipart: UploadRules,
@@ -173,7 +173,7 @@ pub enum Op {
     /// Atomic batch of writes. The first write is a put, and no object occurs twice.
     Atomic {
         /// Writes of the batch.
-        pieces: Vec<Piece>,
+        pieces: Vec<BatchPiece>,
     },
     /// Batch of independent puts. No object occurs twice.
     Batch {
@@ -255,7 +255,7 @@ pub enum Op {
         /// Slot of the upload.
         slot: u32,
         /// The step.
-        step: Step,
+        step: UploadAction,
     },
 }
 
@@ -304,7 +304,7 @@ pub enum Fate {
 
 /// Write of an atomic batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Piece {
+pub struct BatchPiece {
     /// Object to write.
     pub object: u32,
     /// Size of the payload in bytes, or `None` for a delete.
@@ -435,7 +435,7 @@ pub(crate) const fn put(object: u32, bytes: u64) -> Op {
     }
 }
 
-impl Plan {
+impl RunPlan {
     /// Returns the number of operations of all clients.
     pub fn operations(&self) -> usize {
         self.clients.iter().map(Vec::len).sum()

@@ -9,7 +9,7 @@ use proptest::prelude::Rng;
 use proptest::strategy::{NewTree, Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 
-use super::Plan;
+use super::RunPlan;
 use crate::faults::Fault;
 use crate::rng::Odds;
 
@@ -34,29 +34,29 @@ pub struct Plans {
 
 impl Strategy for Plans {
     type Tree = PlanTree;
-    type Value = Plan;
+    type Value = RunPlan;
 
     fn new_tree(&self, runner: &mut TestRunner) -> NewTree<Self> {
         let seed = runner.rng().next_u64();
-        Ok(PlanTree::new(Plan::generate(seed, self.operations)))
+        Ok(PlanTree::new(RunPlan::generate(seed, self.operations)))
     }
 }
 
 /// A plan that is being shrunk.
 #[derive(Clone, Debug)]
 pub struct PlanTree {
-    plan: Plan,
+    plan: RunPlan,
     /// Plan before the last cut.
-    before: Option<Plan>,
+    before: Option<RunPlan>,
     /// Cuts of this round that have not been tried.
-    cuts: Vec<Cut>,
+    cuts: Vec<PlanCut>,
     /// Plan at the start of this round.
-    begun: Plan,
+    begun: RunPlan,
 }
 
 /// A removable part of a plan.
 #[derive(Clone, Copy, Debug)]
-enum Cut {
+enum PlanCut {
     Client(usize),
     /// Client, number of operations, and index after the last of them.
     Ops(usize, usize, usize),
@@ -67,7 +67,7 @@ enum Cut {
 
 impl PlanTree {
     /// Creates a tree with the whole plan.
-    pub fn new(plan: Plan) -> Self {
+    pub fn new(plan: RunPlan) -> Self {
         let mut tree = Self {
             begun: plan.clone(),
             plan,
@@ -80,44 +80,45 @@ impl PlanTree {
 
     /// Returns all cuts of the present plan in reverse order, so that `pop` returns the largest
     /// first.
-    fn round(&self) -> Vec<Cut> {
+    fn round(&self) -> Vec<PlanCut> {
         let mut cuts = Vec::new();
         for (client, ops) in self.plan.clients.iter().enumerate() {
             let mut some = 1;
             while some <= ops.len() {
                 cuts.extend(
-                    (0..ops.len() / some).map(|piece| Cut::Ops(client, some, (piece + 1) * some)),
+                    (0..ops.len() / some)
+                        .map(|piece| PlanCut::Ops(client, some, (piece + 1) * some)),
                 );
                 some *= 2;
             }
         }
-        cuts.extend((0..self.plan.acts.len()).map(Cut::Act));
-        cuts.push(Cut::Delays);
+        cuts.extend((0..self.plan.acts.len()).map(PlanCut::Act));
+        cuts.push(PlanCut::Delays);
         let likely = Fault::ALL
             .iter()
             .filter(|&&fault| self.plan.faults.of(fault) > Odds::NEVER);
-        cuts.extend(likely.map(|&fault| Cut::Fault(fault)));
-        cuts.extend((0..self.plan.clients.len()).map(Cut::Client));
+        cuts.extend(likely.map(|&fault| PlanCut::Fault(fault)));
+        cuts.extend((0..self.plan.clients.len()).map(PlanCut::Client));
         cuts
     }
 
     /// Returns the plan without this part, or `None` if the plan does not have it.
-    fn without(&self, cut: Cut) -> Option<Plan> {
+    fn without(&self, cut: PlanCut) -> Option<RunPlan> {
         let mut plan = self.plan.clone();
         match cut {
             // The client remains without operations, so that the numbers of others do not change.
-            Cut::Client(client) => drop(std::mem::take(plan.clients.get_mut(client)?)),
-            Cut::Ops(client, some, end) => {
+            PlanCut::Client(client) => drop(std::mem::take(plan.clients.get_mut(client)?)),
+            PlanCut::Ops(client, some, end) => {
                 let ops = plan
                     .clients
                     .get_mut(client)
                     .filter(|ops| end <= ops.len())?;
                 drop(ops.drain(end - some..end));
             }
-            Cut::Act(act) if act < plan.acts.len() => drop(plan.acts.remove(act)),
-            Cut::Act(_) => return None,
-            Cut::Fault(fault) => plan.faults.set(fault, Odds::NEVER),
-            Cut::Delays => plan.schedule.delay = Odds::NEVER,
+            PlanCut::Act(act) if act < plan.acts.len() => drop(plan.acts.remove(act)),
+            PlanCut::Act(_) => return None,
+            PlanCut::Fault(fault) => plan.faults.set(fault, Odds::NEVER),
+            PlanCut::Delays => plan.schedule.delay = Odds::NEVER,
         }
         // A cut without effect needs no run.
         (plan != self.plan).then_some(plan)
@@ -125,9 +126,9 @@ impl PlanTree {
 }
 
 impl ValueTree for PlanTree {
-    type Value = Plan;
+    type Value = RunPlan;
 
-    fn current(&self) -> Plan {
+    fn current(&self) -> RunPlan {
         self.plan.clone()
     }
 
@@ -171,7 +172,7 @@ mod tests {
     /// A failure that needs a put of 777 bytes and a delete shrinks to these two operations.
     #[test]
     fn a_plan_shrinks_to_the_operations_of_its_failure() {
-        let mut plan = Plan::generate(5, 200);
+        let mut plan = RunPlan::generate(5, 200);
         plan.clients[0].insert(10, crate::plan::put(1, 777));
         plan.clients[0].insert(
             20,
@@ -181,7 +182,7 @@ mod tests {
                 when: crate::plan::When::Any,
             },
         );
-        let fails = |plan: &Plan| {
+        let fails = |plan: &RunPlan| {
             let ops: Vec<_> = plan.clients.iter().flatten().collect();
             ops.iter()
                 .any(|op| matches!(op, Op::Put { bytes: 777, .. }))

@@ -1,4 +1,4 @@
-//! Steps of multipart uploads in a plan: [`Step`], and the limits of uploads.
+//! Steps of multipart uploads in a plan: [`UploadAction`], and the limits of uploads.
 //!
 //! Each upload is in a numbered slot. All clients share the slots in all incarnations. Clients
 //! therefore race for the same upload, and a client continues an upload that another client
@@ -11,7 +11,7 @@ use super::{Lifetime, Shape, Span, When};
 /// Step of the upload in a slot. If the slot is empty, every step but `Initiate` and `Uploads` does
 /// nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Step {
+pub enum UploadAction {
     /// Starts an upload and stores it in the slot.
     Initiate {
         /// Object of the upload.
@@ -112,7 +112,7 @@ pub enum Which {
 
 /// Division of large payloads into several blobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cut {
+pub struct BlobCut {
     /// Maximum size of a payload in a single blob, in bytes.
     pub over_bytes: u64,
     /// Size of each blob of a larger payload, in bytes.

@@ -8,7 +8,7 @@ use cenotaph::{
 };
 use cenotaph_storage::blobs::BlobOptions;
 
-use crate::plan::{Cut, LastVersionRules, Setting};
+use crate::plan::{BlobCut, LastVersionRules, Setting};
 
 /// Returns the configuration of the engine for the setting of a plan.
 pub(super) fn config(setting: &Setting) -> Config {
@@ -58,7 +58,7 @@ pub(super) fn config(setting: &Setting) -> Config {
             // Without a cut every large put is a single blob.
             split: setting.cut.map_or_else(
                 SplitLimits::default,
-                |Cut {
+                |BlobCut {
                      over_bytes,
                      part_bytes,
                      at_once,

@@ -11,7 +11,7 @@ use crate::check::Answer;
 use crate::client::{Client, Slots};
 use crate::plan::{Op, UploadRules, put};
 use crate::sim::{Controls, Incarnation, Sim};
-use crate::trace::Kind;
+use crate::trace::EventKind;
 
 /// First number of the writes that probe the engine. Smaller numbers belong to clients.
 const PROBES: u64 = 1_000_000_000;
@@ -49,7 +49,7 @@ async fn check_quiescence(world: &Controls, engine: &Engine, violated: impl Fn(S
             let overdue = {
                 let durable_state = world.durable_state();
                 let mut state = durable_state.state();
-                state.note(Kind::World, "counts expired objects", String::new);
+                state.note(EventKind::World, "counts expired objects", String::new);
                 state
                     .model
                     .overdue(u64::try_from(EXPIRER_PATIENCE.as_millis()).unwrap_or(u64::MAX))

@@ -1,4 +1,4 @@
-//! Work of all clients over all incarnations: [`Work`], and an incarnation of it: [`live`].
+//! Work of all clients over all incarnations: [`RemainingWork`], and an incarnation of it: [`live`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,9 +9,9 @@ use super::liveness::check_liveness;
 use crate::check::Answer;
 use crate::client::{Client, Slots};
 use crate::faults::Fault;
-use crate::plan::{Op, Plan};
+use crate::plan::{Op, RunPlan};
 use crate::sim::Controls;
-use crate::trace::Kind;
+use crate::trace::EventKind;
 
 /// Distance between the numbers of two attempts of an insistent client. A client has fewer
 /// operations.
@@ -21,7 +21,7 @@ const ATTEMPTS_APART: usize = 10_000;
 const ATTEMPTS_MAX: usize = 50;
 
 /// Remaining operations of all clients. Outlives every incarnation.
-pub(super) struct Work {
+pub(super) struct RemainingWork {
     pub(super) clients: Vec<Vec<Op>>,
     pub(super) next: Vec<AtomicUsize>,
     /// True if clients repeat an operation until it is acknowledged.
@@ -39,8 +39,8 @@ pub(super) struct Work {
     pub(super) steps: AtomicU64,
 }
 
-impl Work {
-    pub(super) fn new(plan: &Plan) -> Self {
+impl RemainingWork {
+    pub(super) fn new(plan: &RunPlan) -> Self {
         Self {
             clients: plan.clients.clone(),
             next: plan.clients.iter().map(|_| AtomicUsize::new(0)).collect(),
@@ -95,7 +95,7 @@ impl Work {
 
 /// Runs an incarnation: opens the engine, runs every client, and reopens the engine when a client
 /// asks for it or the engine has failed.
-pub(super) async fn live(world: Controls, work: Arc<Work>) {
+pub(super) async fn live(world: Controls, work: Arc<RemainingWork>) {
     // A crash may have interrupted a reopening in the last incarnation.
     work.reopen.store(false, Ordering::SeqCst);
     work.abandon.store(false, Ordering::SeqCst);
@@ -162,7 +162,7 @@ pub(super) async fn live(world: Controls, work: Arc<Work>) {
 }
 
 /// Performs the remaining operations of a client until the engine is to be reopened.
-async fn run_client(client: Client, number: usize, work: Arc<Work>) {
+async fn run_client(client: Client, number: usize, work: Arc<RemainingWork>) {
     while !work.reopen.load(Ordering::SeqCst) {
         let Some((op, write)) = work.take(number) else {
             return;
@@ -209,7 +209,7 @@ async fn run_client(client: Client, number: usize, work: Arc<Work>) {
 pub(super) fn closing(world: &Controls) {
     let durable_state = world.durable_state();
     let mut state = durable_state.state();
-    let tick = state.note(Kind::World, "closing", String::new);
+    let tick = state.note(EventKind::World, "closing", String::new);
     state.model.closing(tick);
 }
 

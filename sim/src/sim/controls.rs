@@ -15,14 +15,14 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::env::env;
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 use crate::faults::{Fault, Faults};
 #[cfg(feature = "planted")]
 use crate::mutants::index::MutantIndex;
 use crate::tiers::index::{Medium, SimIndex};
 use crate::tiers::network;
 use crate::tiers::real::RealDisk;
-use crate::trace::Kind;
+use crate::trace::EventKind;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::{Scheduler, Victims, sleep};
 
@@ -78,7 +78,7 @@ impl Controls {
     async fn open_over_another_tier(&self) -> Result<()> {
         // Half of the decoys are empty, half carry the marker of another store.
         let is_foreign = self.scheduler.durable_state().below(2) == 0;
-        let decoy = Blobs::new();
+        let decoy = StoredBlobs::new();
         if is_foreign {
             let other = StoreId::from_uuid(Uuid::from_u128(
                 self.scheduler.durable_state().below(u64::MAX).into(),
@@ -294,7 +294,7 @@ impl Controls {
     pub fn note(&self, text: impl Into<String>) {
         self.scheduler
             .durable_state()
-            .note(Kind::World, "note", || text.into());
+            .note(EventKind::World, "note", || text.into());
     }
 
     pub(crate) fn durable_state(&self) -> Arc<DurableState> {

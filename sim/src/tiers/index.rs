@@ -60,12 +60,12 @@ pub(crate) struct SimIndex(Arc<Inner>);
 struct Inner {
     scheduler: Arc<Scheduler>,
     medium: Medium,
-    queue: Mutex<Queue>,
+    queue: Mutex<CommitQueue>,
     idle: Notify,
 }
 
 /// Batches under way, and the state of the index.
-struct Queue {
+struct CommitQueue {
     waiting: VecDeque<(Batch, Completion)>,
     in_flight: Vec<(Batch, Completion)>,
     stall: StallWatch,
@@ -81,7 +81,7 @@ struct Queue {
     stats: IndexStats,
 }
 
-impl Default for Queue {
+impl Default for CommitQueue {
     fn default() -> Self {
         Self {
             waiting: VecDeque::new(),
@@ -124,7 +124,7 @@ impl SimIndex {
 }
 
 impl Inner {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn queue(&self) -> MutexGuard<'_, CommitQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -20,7 +20,7 @@ use opendal::{Buffer, Error, ErrorKind, Operator, Result};
 use crate::buffers::{buffer, content};
 use crate::disks::blobs::Flight;
 use crate::faults::Fault;
-use crate::trace::Kind;
+use crate::trace::EventKind;
 use crate::world::durable_state::DurableState;
 use crate::world::scheduler::{Scheduler, sleep};
 
@@ -53,7 +53,7 @@ impl DurableState {
         } else {
             "blob written in part"
         };
-        let tick = state.note(Kind::Effect, event, || format!("{path} {bytes} bytes"));
+        let tick = state.note(EventKind::Effect, event, || format!("{path} {bytes} bytes"));
         match path {
             MARKER_PATH => state.model.marked(&self.blobs),
             path => state.model.blob_written(tick, path, is_whole),
@@ -65,7 +65,7 @@ impl DurableState {
     fn blob_goes(&self, path: &str) {
         self.blobs.remove(path);
         let mut state = self.state();
-        let tick = state.note(Kind::Effect, "blob deleted", || path.to_owned());
+        let tick = state.note(EventKind::Effect, "blob deleted", || path.to_owned());
         state.model.blob_deleted(tick, path);
         state.report_violations();
     }
@@ -238,9 +238,9 @@ impl Link {
 
     /// Sends the content of a blob on a flight and returns its number. The flight arrives later
     /// even if its caller is gone. A caller that is still there takes it earlier
-    /// ([`Blobs::arrive`]).
+    /// ([`StoredBlobs::arrive`]).
     ///
-    /// [`Blobs::arrive`]: crate::disks::blobs::Blobs::arrive
+    /// [`StoredBlobs::arrive`]: crate::disks::blobs::StoredBlobs::arrive
     fn fly(&self, path: &str, content: Buffer) -> u64 {
         let durable_state = self.durable_state();
         let due = durable_state.elapsed() + Duration::from_millis(durable_state.below(LATE_MS_MAX));

@@ -19,12 +19,12 @@ use cenotaph_storage::planted::Bug;
 use tokio::time::Instant;
 
 use crate::check::{Model, Words};
-use crate::disks::blobs::Blobs;
+use crate::disks::blobs::StoredBlobs;
 use crate::disks::disk::{Disk, sum};
-use crate::faults::{Act, Fault, Faults, Schedule};
+use crate::faults::{Fault, Faults, Schedule, ScriptedFault};
 use crate::rng::Rng;
 use crate::trace::coverage::Coverage;
-use crate::trace::{Kind, Tick, Trace};
+use crate::trace::{EventKind, Tick, Trace};
 
 /// Time of day at the start of every world: 2026-01-01 UTC, in milliseconds since 1970.
 const DAWN_MS: u64 = 1_767_225_600_000;
@@ -36,7 +36,7 @@ const UPLOAD_LANES: usize = 8;
 pub(crate) struct DurableState {
     state: Mutex<State>,
     pub(crate) disk: Disk,
-    pub(crate) blobs: Blobs,
+    pub(crate) blobs: StoredBlobs,
     planted: Option<Bug>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct State {
     pub(crate) coverage: Coverage,
     pub(crate) model: Model,
     /// Planned acts by step. Steps are counted from the start of the world.
-    pub(crate) script: BTreeMap<u64, Vec<Act>>,
+    pub(crate) script: BTreeMap<u64, Vec<ScriptedFault>>,
     pub(crate) step: u64,
     pub(crate) steps_max: u64,
     /// True if a deletion of an absent blob returns an error, as some services do. This is a
@@ -135,7 +135,7 @@ impl DurableState {
         Self {
             state: Mutex::new(state),
             disk,
-            blobs: Blobs::new(),
+            blobs: StoredBlobs::new(),
             planted,
         }
     }
@@ -184,7 +184,7 @@ impl DurableState {
 
     pub(crate) fn note(
         &self,
-        kind: Kind,
+        kind: EventKind,
         what: &'static str,
         detail: impl FnOnce() -> String,
     ) -> Tick {
@@ -197,7 +197,7 @@ impl DurableState {
         state.clock.started = Some(now());
         state.trace.begin_life();
         let life = state.trace.life();
-        let tick = state.note(Kind::World, "incarnation begins", || life.to_string());
+        let tick = state.note(EventKind::World, "incarnation begins", || life.to_string());
         state.model.begin_life(tick);
         life
     }
@@ -205,7 +205,7 @@ impl DurableState {
     /// Ends the incarnation. Must be called within its runtime.
     pub(crate) fn end_life(&self, how: &'static str) {
         let mut state = self.state();
-        state.note(Kind::World, "incarnation ends", || how.to_owned());
+        state.note(EventKind::World, "incarnation ends", || how.to_owned());
         // Time passes only within incarnations.
         state.clock.before = state.clock.elapsed();
         state.clock.started = None;
@@ -238,7 +238,7 @@ impl State {
     /// Adds an event to the trace and returns its tick.
     pub(crate) fn note(
         &mut self,
-        kind: Kind,
+        kind: EventKind,
         what: &'static str,
         detail: impl FnOnce() -> String,
     ) -> Tick {
@@ -294,7 +294,7 @@ impl State {
     /// Counts a fault and records it in the trace and the model.
     pub(crate) fn struck(&mut self, fault: Fault, detail: impl FnOnce() -> String) {
         self.coverage.count(fault.name());
-        let tick = self.note(Kind::Fault, fault.name(), detail);
+        let tick = self.note(EventKind::Fault, fault.name(), detail);
         self.model.struck(fault, tick);
     }
 
@@ -325,7 +325,7 @@ impl State {
 
     /// Passes a batch that has just become durable to the commit observer. Calls are made in commit
     /// order.
-    pub(crate) fn commit(&mut self, batch: &Batch, blobs: &Blobs, how: &'static str) {
+    pub(crate) fn commit(&mut self, batch: &Batch, blobs: &StoredBlobs, how: &'static str) {
         // An empty batch is a barrier and changes nothing.
         if batch.is_empty() {
             return;
@@ -338,7 +338,7 @@ impl State {
             .commit(tick, batch, blobs, &mut self.coverage, &mut words);
         // The checksum makes every stored byte part of the trace: two runs of a seed with equal
         // traces have stored equal bytes.
-        self.note(Kind::Commit, how, || {
+        self.note(EventKind::Commit, how, || {
             format!("{} [{:016x}]", words.joined(), sum(batch))
         });
         self.report_violations();
@@ -347,7 +347,9 @@ impl State {
     /// Writes the violations found since the last call into the trace.
     pub(crate) fn report_violations(&mut self) {
         for violation in self.model.unreported() {
-            self.note(Kind::Violation, violation.checker, || violation.message);
+            self.note(EventKind::Violation, violation.checker, || {
+                violation.message
+            });
         }
     }
 }

@@ -18,9 +18,9 @@ use cenotaph::ActorKind;
 use futures::FutureExt;
 use tokio::sync::Notify;
 
-use crate::faults::{Act, Fault};
+use crate::faults::{Fault, ScriptedFault};
 use crate::rng::Rng;
-use crate::trace::Kind;
+use crate::trace::EventKind;
 use crate::world::durable_state::{DurableState, State};
 
 /// Largest jump of the time of day in either direction, in milliseconds.
@@ -43,7 +43,7 @@ pub(crate) struct Victims {
 }
 
 /// Decision about a step.
-enum Verdict {
+enum StepVerdict {
     Stop,
     Panic,
     Go {
@@ -73,10 +73,10 @@ impl Scheduler {
     /// Takes a step. Returns when its effect may happen, which is never after a crash.
     pub(crate) async fn pass(&self, what: &'static str, detail: impl FnOnce() -> String) {
         match self.judge(what, detail) {
-            Verdict::Stop => std::future::pending().await,
+            StepVerdict::Stop => std::future::pending().await,
             // `panic!` would print a message and a backtrace for a planned event.
-            Verdict::Panic => std::panic::resume_unwind(Box::new("a planned panic")),
-            Verdict::Go { yields, delay } => self.idle(yields, delay).await,
+            StepVerdict::Panic => std::panic::resume_unwind(Box::new("a planned panic")),
+            StepVerdict::Go { yields, delay } => self.idle(yields, delay).await,
         }
     }
 
@@ -106,14 +106,14 @@ impl Scheduler {
     }
 
     /// Counts a step, carries out its acts, and returns the decision about its task.
-    fn judge(&self, what: &'static str, detail: impl FnOnce() -> String) -> Verdict {
+    fn judge(&self, what: &'static str, detail: impl FnOnce() -> String) -> StepVerdict {
         if self.is_fenced() {
-            return Verdict::Stop;
+            return StepVerdict::Stop;
         }
         let mut state = self.durable_state.state();
         // The step is counted and traced before any act, so the trace names the step that crashed.
         state.step += 1;
-        state.note(Kind::Step, what, detail);
+        state.note(EventKind::Step, what, detail);
         if state.is_exhausted() {
             state
                 .model
@@ -121,7 +121,7 @@ impl Scheduler {
             state.report_violations();
             drop(state);
             self.crash("too many steps");
-            return Verdict::Stop;
+            return StepVerdict::Stop;
         }
         let acts = self.acts(&mut state);
         let yields = state.draw_yields();
@@ -132,48 +132,48 @@ impl Scheduler {
         let mut forced = 0;
         for act in acts {
             match act {
-                Act::Crash => {
+                ScriptedFault::Crash => {
                     self.crash(what);
-                    return Verdict::Stop;
+                    return StepVerdict::Stop;
                 }
-                Act::Kill(kind) => {
+                ScriptedFault::Kill(kind) => {
                     self.kill(kind);
                     // A yield lets a killed actor die at this step, not at its next await.
                     forced = 1;
                 }
-                Act::Panic if is_actor => {
+                ScriptedFault::Panic if is_actor => {
                     let mut state = self.durable_state.state();
                     state.struck(Fault::Panic, || what.to_owned());
                     // `tick` is that of the next event. The death is the event before it.
                     let tick = state.trace.tick();
                     state.model.uploads_died(tick.saturating_sub(1));
                     drop(state);
-                    return Verdict::Panic;
+                    return StepVerdict::Panic;
                 }
                 // No actor takes this step, so nothing panics.
-                Act::Panic => {}
+                ScriptedFault::Panic => {}
             }
         }
-        Verdict::Go {
+        StepVerdict::Go {
             yields: yields.max(forced),
             delay,
         }
     }
 
     /// Returns the acts planned for this step and those drawn by chance.
-    fn acts(&self, state: &mut State) -> Vec<Act> {
+    fn acts(&self, state: &mut State) -> Vec<ScriptedFault> {
         let step = state.step;
         let mut acts = state.script.remove(&step).unwrap_or_default();
         if state.faulting.hits(state.faults.crash) {
-            acts.push(Act::Crash);
+            acts.push(ScriptedFault::Crash);
         }
         if state.faulting.hits(state.faults.kill)
             && let Some(shards) = self.victims().map(|victims| victims.shards)
         {
-            acts.push(Act::Kill(some_actor(&mut state.faulting, shards)));
+            acts.push(ScriptedFault::Kill(some_actor(&mut state.faulting, shards)));
         }
         if state.faulting.hits(state.faults.panic) {
-            acts.push(Act::Panic);
+            acts.push(ScriptedFault::Panic);
         }
         if state.faulting.hits(state.faults.clock_jump) {
             let by_ms = i64::try_from(state.faulting.below(2 * JUMP_MS_MAX)).unwrap_or(0)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{ActorKind, Engine, Env, ErrorKind, PutResult, WriteOutcome};
-use cenotaph_sim::{Operation, Search, linearize};
+use cenotaph_sim::{ClientOperation, Search, linearize};
 use cenotaph_tests::store::{INLINE, Store, payload, quick};
 
 const CLIENTS: u64 = 8;
@@ -150,7 +150,7 @@ fn assert_refused(error: &cenotaph::Error, seen: &mut Seen) {
 }
 
 /// Operations on an object, with the times of their call and their answer.
-type History = Vec<(u64, Option<u64>, Operation<u64>)>;
+type History = Vec<(u64, Option<u64>, ClientOperation<u64>)>;
 
 /// Concurrent clients of an object.
 const RIVALS: u64 = 4;
@@ -234,7 +234,10 @@ impl Rival {
             let answered = self.moment();
             if let Some(operation) = operation {
                 // An operation with an unknown outcome may still take effect later.
-                let known = !matches!(operation, Operation::MayWrite(_) | Operation::Delete(None));
+                let known = !matches!(
+                    operation,
+                    ClientOperation::MayWrite(_) | ClientOperation::Delete(None)
+                );
                 history.push((called, known.then_some(answered), operation));
             }
         }
@@ -243,7 +246,7 @@ impl Rival {
 
     /// Returns `None` if nothing was committed. A superseded write counts as overwritten at once:
     /// no reader sees it.
-    async fn write(&self, key: &str, value: u64, bytes: usize) -> Option<Operation<u64>> {
+    async fn write(&self, key: &str, value: u64, bytes: usize) -> Option<ClientOperation<u64>> {
         match self
             .engine
             .put(key, payload(value, bytes))
@@ -251,10 +254,10 @@ impl Rival {
             .await
         {
             Ok(written) => {
-                (written.outcome == WriteOutcome::Applied).then_some(Operation::Write(value))
+                (written.outcome == WriteOutcome::Applied).then_some(ClientOperation::Write(value))
             }
             Err(error) if error.kind() == ErrorKind::Indeterminate => {
-                Some(Operation::MayWrite(value))
+                Some(ClientOperation::MayWrite(value))
             }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
@@ -263,10 +266,12 @@ impl Rival {
         }
     }
 
-    async fn delete(&self, key: &str) -> Option<Operation<u64>> {
+    async fn delete(&self, key: &str) -> Option<ClientOperation<u64>> {
         match self.engine.delete(key).await {
-            Ok(deleted) => Some(Operation::Delete(Some(deleted.existed))),
-            Err(error) if error.kind() == ErrorKind::Indeterminate => Some(Operation::Delete(None)),
+            Ok(deleted) => Some(ClientOperation::Delete(Some(deleted.existed))),
+            Err(error) if error.kind() == ErrorKind::Indeterminate => {
+                Some(ClientOperation::Delete(None))
+            }
             Err(error) => {
                 assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
                 None
@@ -274,9 +279,9 @@ impl Rival {
         }
     }
 
-    async fn read(&self, key: &str) -> Option<Operation<u64>> {
+    async fn read(&self, key: &str) -> Option<ClientOperation<u64>> {
         match self.engine.get(key).await {
-            Ok(None) => Some(Operation::Read(None)),
+            Ok(None) => Some(ClientOperation::Read(None)),
             Ok(Some(object)) => {
                 let value = object.metadata().attributes.custom["value"]
                     .parse()
@@ -287,7 +292,7 @@ impl Rival {
                     payload(value, bytes),
                     "bytes of one version to the end (I8)"
                 );
-                Some(Operation::Read(Some(value)))
+                Some(ClientOperation::Read(Some(value)))
             }
             // The object was replaced during every attempt of the read.
             Err(error) => {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{BLOCK, COLD, EMBEDDED, HOT, Mix, UPLOADS, uploads};
-use crate::plan::{Fate, Lifetime, Op, Piece, Setting, Shape, Span, Step, When};
+use crate::plan::{BatchPiece, Fate, Lifetime, Op, Setting, Shape, Span, UploadAction, When};
 use crate::rng::Rng;
 
 /// Lifetimes that end during, between and after the calls of a plan.
@@ -23,7 +23,7 @@ pub(super) fn client(rng: &mut Rng, mix: &Mix, setting: &Setting, operations: u6
         let op = op(rng, mix, setting);
         if let Op::Multipart {
             slot,
-            step: Step::Initiate { .. },
+            step: UploadAction::Initiate { .. },
         } = &op
         {
             ahead = uploads::course(rng, *slot, mix, setting);
@@ -251,7 +251,7 @@ fn atomic(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Op {
         .enumerate()
         .map(|(at, object)| {
             let bytes = (at == 0 || rng.below(3) > 0).then(|| small(rng, setting));
-            Piece {
+            BatchPiece {
                 object,
                 bytes,
                 // A delete has no precondition here.

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 
 use super::ops::{lifetime, object, span, when};
 use super::{BLOCK, HOT, Mix};
-use crate::plan::{Choice, Cut, Declared, Op, Setting, Shape, Step, UploadRules, Which};
+use crate::plan::{
+    BlobCut, Choice, Declared, Op, Setting, Shape, UploadAction, UploadRules, Which,
+};
 use crate::rng::Rng;
 
 /// Weights of the kinds of steps, in the order of `step`. Without the first kind, which starts
@@ -18,31 +20,31 @@ const SLOTS: u64 = 3;
 pub(super) fn step(rng: &mut Rng, kind: usize, mix: &Mix, setting: &Setting) -> Op {
     let slot = u32::try_from(rng.below(SLOTS)).expect("a small number");
     let step = match kind {
-        0 => Step::Initiate {
+        0 => UploadAction::Initiate {
             object: rival(rng, mix),
             when: when(rng, mix),
             lifetime: lifetime(rng, mix),
         },
         1 => part(rng, mix, setting),
-        2 => Step::CopyPart {
+        2 => UploadAction::CopyPart {
             number: number(rng),
             from: object(rng, mix),
             span: span(rng, setting),
         },
-        3 => Step::Parts {
+        3 => UploadAction::Parts {
             after: (rng.below(3) == 0).then(|| number(rng)),
             limit: 1 + rng.index(4),
         },
-        4 => Step::Uploads {
+        4 => UploadAction::Uploads {
             hot: rng.below(2) == 0,
             limit: 1 + rng.index(3),
         },
-        5 => Step::Complete {
+        5 => UploadAction::Complete {
             choice: choice(rng),
             when: when(rng, mix),
         },
-        6 => Step::Abort,
-        _ => Step::Resume {
+        6 => UploadAction::Abort,
+        _ => UploadAction::Resume {
             which: rng.pick(&[Which::Ours, Which::Ours, Which::Forged, Which::Foreign]),
         },
     };
@@ -52,11 +54,11 @@ pub(super) fn step(rng: &mut Rng, kind: usize, mix: &Mix, setting: &Setting) -> 
 /// Generates the further steps of the client that started an upload: some parts, and up to two
 /// completions.
 pub(super) fn course(rng: &mut Rng, slot: u32, mix: &Mix, setting: &Setting) -> VecDeque<Op> {
-    let mut steps: VecDeque<Step> = (0..1 + rng.below(4))
+    let mut steps: VecDeque<UploadAction> = (0..1 + rng.below(4))
         .map(|_| part(rng, mix, setting))
         .collect();
     for _ in 0..rng.below(3) {
-        steps.push_back(Step::Complete {
+        steps.push_back(UploadAction::Complete {
             choice: choice(rng),
             when: when(rng, mix),
         });
@@ -68,9 +70,9 @@ pub(super) fn course(rng: &mut Rng, slot: u32, mix: &Mix, setting: &Setting) -> 
 }
 
 /// Generates a part.
-fn part(rng: &mut Rng, mix: &Mix, setting: &Setting) -> Step {
+fn part(rng: &mut Rng, mix: &Mix, setting: &Setting) -> UploadAction {
     let bytes = size(rng, mix, setting);
-    Step::Part {
+    UploadAction::Part {
         number: number(rng),
         bytes,
         shape: shape(rng, bytes),
@@ -158,8 +160,8 @@ fn choice(rng: &mut Rng) -> Choice {
 }
 
 /// Generates the division of large payloads, in a quarter of the plans.
-pub(super) fn cut(rng: &mut Rng) -> Option<Cut> {
-    (rng.below(4) == 0).then(|| Cut {
+pub(super) fn cut(rng: &mut Rng) -> Option<BlobCut> {
+    (rng.below(4) == 0).then(|| BlobCut {
         over_bytes: rng.pick(&[1000, 4096, 6000]),
         part_bytes: rng.pick(&[1000, 2500, 4000]),
         at_once: 1 + rng.index(4),
@@ -167,8 +169,8 @@ pub(super) fn cut(rng: &mut Rng) -> Option<Cut> {
 }
 
 /// Returns the division for plans with payloads of several blocks, with fewer blobs.
-pub(super) fn cut_huge(cut: Cut) -> Cut {
-    Cut {
+pub(super) fn cut_huge(cut: BlobCut) -> BlobCut {
+    BlobCut {
         over_bytes: BLOCK,
         part_bytes: BLOCK / 2 + 1,
         ..cut

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::faults::Fault;
-use crate::trace::{Event, Lane, Trace};
+use crate::trace::{Lane, Trace, TraceEvent};
 
 const PAGE: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
@@ -87,8 +87,8 @@ fn list<T>(out: &mut String, items: &[T], mut write: impl FnMut(&mut String, &T)
 }
 
 /// Writes an event.
-fn row(out: &mut String, event: &Event, lane: usize) {
-    let Event {
+fn row(out: &mut String, event: &TraceEvent, lane: usize) {
+    let TraceEvent {
         at,
         step,
         life,
@@ -174,14 +174,14 @@ mod tests {
 
     use super::*;
     use crate::report::timeline::sample;
-    use crate::trace::Kind;
+    use crate::trace::EventKind;
 
     const HOSTILE: &str = "</script><script>alert(1)</script><!-- \"'&amp; \\u2028 \
                            \u{2028}\u{2029}\u{0}\u{7f}\n {{trace}} 💣";
 
     fn hostile() -> Trace {
         let mut trace = sample::lanes(&["<b>lane</b>"]);
-        trace.push(Duration::ZERO, 0, Kind::World, "note", || {
+        trace.push(Duration::ZERO, 0, EventKind::World, "note", || {
             HOSTILE.to_owned()
         });
         trace

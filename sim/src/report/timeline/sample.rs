@@ -2,28 +2,42 @@
 
 use std::time::Duration;
 
-use crate::trace::{Kind, Trace};
+use crate::trace::{EventKind, Trace};
 
 /// An event: lane, time in milliseconds, step, kind, event and detail.
-type SampleEvent = (&'static str, u64, u64, Kind, &'static str, &'static str);
+type SampleEvent = (
+    &'static str,
+    u64,
+    u64,
+    EventKind,
+    &'static str,
+    &'static str,
+);
 
 const INCARNATION_1: [SampleEvent; 5] = [
-    ("shard 1", 1, 1, Kind::Step, "task starts", ""),
-    ("client 0", 1023, 2, Kind::Call, "calls", "put hot/1"),
+    ("shard 1", 1, 1, EventKind::Step, "task starts", ""),
+    ("client 0", 1023, 2, EventKind::Call, "calls", "put hot/1"),
     (
         "index",
         1023,
         3,
-        Kind::Commit,
+        EventKind::Commit,
         "durable",
         "hot/1 = version 1",
     ),
-    ("client 0", 1024, 4, Kind::Answer, "receives", "Applied"),
+    (
+        "client 0",
+        1024,
+        4,
+        EventKind::Answer,
+        "receives",
+        "Applied",
+    ),
     (
         "shard 1",
         1025,
         5,
-        Kind::Fault,
+        EventKind::Fault,
         "fault: crash",
         "at index sync",
     ),
@@ -33,11 +47,18 @@ const INCARNATION_2: [SampleEvent; 2] = [
         "client 10",
         1025,
         5,
-        Kind::Effect,
+        EventKind::Effect,
         "blob deleted",
         "blobs/1",
     ),
-    ("client 2", 1025, 5, Kind::Violation, "I2", "a row names it"),
+    (
+        "client 2",
+        1025,
+        5,
+        EventKind::Violation,
+        "I2",
+        "a row names it",
+    ),
 ];
 
 /// Returns a trace of two incarnations. The first crashes, and a check finds a violation in the
@@ -45,14 +66,18 @@ const INCARNATION_2: [SampleEvent; 2] = [
 pub(super) fn crash() -> Trace {
     let mut trace = Trace::new();
     trace.begin_life();
-    trace.push(Duration::ZERO, 0, Kind::World, "incarnation begins", || {
-        "1".to_owned()
-    });
+    trace.push(
+        Duration::ZERO,
+        0,
+        EventKind::World,
+        "incarnation begins",
+        || "1".to_owned(),
+    );
     let mut trace = INCARNATION_1.into_iter().fold(trace, push);
     trace.push(
         Duration::from_millis(1025),
         5,
-        Kind::World,
+        EventKind::World,
         "incarnation ends",
         || "crashed".to_owned(),
     );
@@ -60,7 +85,7 @@ pub(super) fn crash() -> Trace {
     trace.push(
         Duration::from_millis(1025),
         5,
-        Kind::World,
+        EventKind::World,
         "incarnation begins",
         || "2".to_owned(),
     );
@@ -69,7 +94,7 @@ pub(super) fn crash() -> Trace {
 
 /// Returns a trace in which each of these lanes has a single step, in this order.
 pub(super) fn lanes(names: &[&'static str]) -> Trace {
-    let step = |name: &&'static str| (*name, 0, 0, Kind::Step, "task starts", "");
+    let step = |name: &&'static str| (*name, 0, 0, EventKind::Step, "task starts", "");
     names.iter().map(step).fold(Trace::new(), push)
 }
 

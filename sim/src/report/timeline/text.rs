@@ -10,7 +10,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::trace::{Event, Kind, Trace};
+use crate::trace::{EventKind, Trace, TraceEvent};
 
 /// Width of a separator in characters.
 const LINE_CHARS: usize = 120;
@@ -82,7 +82,7 @@ fn separator(out: &mut String, life: u32) {
 }
 
 /// Writes an event.
-fn line(out: &mut String, trace: &Trace, event: &Event, columns: &Columns) {
+fn line(out: &mut String, trace: &Trace, event: &TraceEvent, columns: &Columns) {
     let lane_width = columns.lane;
     let event_width = columns.event;
     put(
@@ -108,16 +108,16 @@ fn put(out: &mut String, line: std::fmt::Arguments<'_>) {
 }
 
 /// Returns the mark of a kind of events: two characters that are easy to scan for.
-const fn mark(kind: Kind) -> &'static str {
+const fn mark(kind: EventKind) -> &'static str {
     match kind {
-        Kind::Step => "..",
-        Kind::Call => "=>",
-        Kind::Answer => "<=",
-        Kind::Commit => "##",
-        Kind::Effect => "~~",
-        Kind::Fault => "!!",
-        Kind::World => "**",
-        Kind::Violation => "XX",
+        EventKind::Step => "..",
+        EventKind::Call => "=>",
+        EventKind::Answer => "<=",
+        EventKind::Commit => "##",
+        EventKind::Effect => "~~",
+        EventKind::Fault => "!!",
+        EventKind::World => "**",
+        EventKind::Violation => "XX",
     }
 }
 
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_detail_stays_on_its_line() {
         let mut trace = Trace::new();
-        trace.push(Duration::ZERO, 0, Kind::World, "note", || {
+        trace.push(Duration::ZERO, 0, EventKind::World, "note", || {
             "a\nb\r\u{1b}[2Jc\u{2028}é".to_owned()
         });
         let text = text(&trace);

@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::Inner;
-use crate::disks::disk::Tables;
+use crate::disks::disk::DiskTables;
 use crate::faults::Fault;
 
 impl Inner {
@@ -80,13 +80,13 @@ pub(super) struct SimSnapshot {
 
 /// Source of the entries of a snapshot.
 pub(super) enum SnapshotState {
-    Simulated(Tables),
+    Simulated(DiskTables),
     Fjall(Box<dyn Snapshot>),
 }
 
 impl SimSnapshot {
     /// Returns the tables as of the snapshot. Differs from them only under a planted bug.
-    fn seen(&self, frozen: &Tables) -> Tables {
+    fn seen(&self, frozen: &DiskTables) -> DiskTables {
         if self.inner.planted(Bug::SnapshotDropsOverwritten) {
             // Planted bug: the snapshot drops entries that were overwritten after it was taken.
             return frozen.without_overwritten(&self.inner.scheduler.durable_state().disk.tables());
@@ -125,7 +125,7 @@ impl Snapshot for SimSnapshot {
 }
 
 /// Returns the entries of a range, up to its limit.
-fn page(tables: &Tables, table: Table, range: Range) -> Page {
+fn page(tables: &DiskTables, table: Table, range: Range) -> Page {
     // `BTreeMap::range` panics on a reversed or empty range.
     let inhabited = match (&range.start, &range.end) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,

@@ -33,7 +33,7 @@ struct BreakableService {
 }
 
 /// Write of a blob. The service has no byte of it before the close, except for a partial blob.
-pub(super) struct Upload {
+pub(super) struct BlobWrite {
     link: Link,
     path: String,
     parts: Vec<Buffer>,
@@ -54,15 +54,15 @@ struct Stream {
 }
 
 /// Deletion of blobs, one request for each.
-pub(super) struct Delete {
+pub(super) struct BlobDelete {
     link: Link,
 }
 
 impl Service for BreakableService {
     type Reader = Download;
-    type Writer = Upload;
+    type Writer = BlobWrite;
     type Lister = oio::Lister;
-    type Deleter = Delete;
+    type Deleter = BlobDelete;
     type Copier = oio::Copier;
     type Composer = oio::Composer;
 
@@ -93,7 +93,7 @@ impl Service for BreakableService {
     }
 
     fn write(&self, _: &OperationContext, path: &str, _: OpWrite) -> Result<Self::Writer> {
-        Ok(Upload {
+        Ok(BlobWrite {
             link: self.link.clone(),
             path: path.to_owned(),
             parts: Vec::new(),
@@ -139,7 +139,7 @@ impl Service for BreakableService {
     }
 
     fn delete(&self, _: &OperationContext) -> Result<Self::Deleter> {
-        Ok(Delete {
+        Ok(BlobDelete {
             link: self.link.clone(),
         })
     }
@@ -162,7 +162,7 @@ impl Service for BreakableService {
     }
 }
 
-impl oio::Write for Upload {
+impl oio::Write for BlobWrite {
     async fn write(&mut self, bytes: Buffer) -> Result<()> {
         self.parts.push(bytes);
         self.link.write(&self.path, &self.parts).await
@@ -183,7 +183,7 @@ impl oio::Write for Upload {
     }
 }
 
-impl oio::Delete for Delete {
+impl oio::Delete for BlobDelete {
     async fn delete(&mut self, path: &str, _: OpDelete) -> Result<()> {
         self.link.delete(path).await
     }
