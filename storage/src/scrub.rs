@@ -21,7 +21,7 @@
 //! all reads share.
 //!
 //! Guards I5 (walks 4 and 7), and the promise that damage is found before a read needs the bytes.
-//! The driver of the walk carries out the proposed repairs after each [`step`](Scrub::step).
+//! The driver of the walk carries out the proposed repairs after each [`step`](ScrubWalk::step).
 //! Therefore a later step finds the damage that a repair uncovers: the payload of a row that was
 //! given up, then its blob.
 

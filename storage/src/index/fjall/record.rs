@@ -128,7 +128,7 @@ pub(super) fn add_log(dir: &Path, keyspaces: Keyspaces, log_id: u128, modes: Mod
 /// Returns the name and number of each keyspace from the record, without a comparison.
 ///
 /// # Errors
-/// As [`create_or_check`].
+/// As [`create_or_check`](super::creation::create_or_check).
 pub(super) fn recorded_keyspaces(dir: &Path) -> Result<Keyspaces> {
     read_record(&store(dir).join(RECORD)).map(|record| record.keyspaces)
 }

@@ -13,7 +13,7 @@ use crate::index::{Page, Range, Snapshot, Table};
 use crate::types::Result;
 
 /// Snapshot of the index. It does not keep the store open: after a close every read returns
-/// [`ErrorKind::Closed`].
+/// [`ErrorKind::Closed`](crate::types::ErrorKind::Closed).
 pub(super) struct FjallSnapshot {
     pub(super) env: Env,
     pub(super) slot: StoreSlot,
