@@ -76,6 +76,8 @@ pub(crate) fn observed<T: Send + 'static>(
     span: Span,
     work: impl Future<Output = Result<T>> + Send + 'static,
 ) -> BoxFuture<'static, Result<T>> {
+    // The layers around the operation move this pointer, and not its state of a few kilobytes.
+    let work = Box::pin(work);
     Box::pin(async move { observe(&engine, operation, span, work).await })
 }
 

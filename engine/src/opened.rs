@@ -52,8 +52,7 @@ impl Engine {
             (Some(Reason::MissingBlob { current }), MissingBlob::Absent) => {
                 // A blob counts as missing only if the tier itself is present. While the tier is
                 // unmounted, every blob is missing, and no object may read as absent.
-                self.tiered()
-                    .check_blobs()
+                Box::pin(self.tiered().check_blobs())
                     .await
                     .map_err(|error| error.with_id(id))?;
                 Ok(OpenedObject::Dangling(current))

@@ -52,8 +52,8 @@ use crate::index::{Index, Snapshot, Table};
 use crate::read::pins::Pins;
 use crate::records::{BlockChecksums, Manifest, Row, RowBody};
 use crate::types::{
-    ByteRange, Checksum, Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Reason, Result,
-    RevisionId, Timestamp,
+    ByteRange, Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Reason, Result, RevisionId,
+    Timestamp,
 };
 
 use budget::ReadBudget;
@@ -220,6 +220,7 @@ impl Reads {
     }
 
     /// Runs steps 1 to 5 of the file head once.
+    // The rare and the long paths are boxed, so that the future of a small read stays small.
     async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<OpenAttempt> {
         let Some(mut row) = self.row(id).await? else {
             return Ok(OpenAttempt::Done(None));
@@ -229,37 +230,57 @@ impl Reads {
         let body = std::mem::replace(&mut row.body, RowBody::Embedded(Bytes::new()));
         let head = ObjectMeta::of(id.clone(), row);
         match body {
-            RowBody::Embedded(payload) => self.inline(head, &payload, within),
-            RowBody::Separate(payload) => match self
-                .index()
-                .get(Table::Payloads, payload.as_bytes())
-                .await?
-            {
+            RowBody::Embedded(payload) => {
+                let payload = self.verified(&head, payload)?;
+                self.inline(head, &payload, within)
+            }
+            RowBody::Separate(payload) => match self.payload(&head, payload).await? {
                 Some(payload) => self.inline(head, &payload, within),
-                None => self.separate(id, range).await,
+                None => Box::pin(self.separate(id, range)).await,
             },
             RowBody::Tombstone(manifest) => {
-                self.tombstone(head, operation, &manifest, within).await
+                Box::pin(self.tombstone(head, operation, &manifest, within)).await
             }
         }
     }
 
+    /// Reads and verifies a separate payload. Returns `None` if it is missing.
+    async fn payload(&self, head: &ObjectMeta, payload: OperationId) -> Result<Option<Bytes>> {
+        let key = payload.as_bytes();
+        let read = match head.metadata.checksum {
+            Some(checksum) => self.index().payload(key, checksum).await,
+            None => self.index().get(Table::Payloads, key).await,
+        };
+        read.inspect_err(|error| self.count_damage(error))
+    }
+
+    /// Returns a payload if it matches the checksum of its object.
+    fn verified(&self, head: &ObjectMeta, payload: Bytes) -> Result<Bytes> {
+        match head.metadata.checksum {
+            Some(checksum) => checksum
+                .verified(payload)
+                .inspect_err(|error| self.count_damage(error)),
+            None => Ok(payload),
+        }
+    }
+
+    fn count_damage(&self, error: &Error) {
+        if error.kind() == ErrorKind::Corrupt {
+            self.0.counters.corrupt();
+        }
+    }
+
+    /// Returns the open object of a verified payload.
     fn inline(&self, head: ObjectMeta, payload: &Bytes, range: Range<u64>) -> Result<OpenAttempt> {
-        let intact = head
-            .metadata
-            .checksum
-            .is_none_or(|checksum| Checksum::of(payload) == checksum);
         let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
         else {
             return Err(corrupt(
                 "the inline payload is larger than the address space",
             ));
         };
-        if !intact || payload.len() as u64 != head.metadata.size || end > payload.len() {
+        if payload.len() as u64 != head.metadata.size || end > payload.len() {
             self.0.counters.corrupt();
-            return Err(corrupt(
-                "the inline payload does not match its checksum or its size",
-            ));
+            return Err(corrupt("the inline payload does not match its size"));
         }
         Ok(OpenAttempt::Done(Some(OpenObject::inline(
             head,
@@ -291,7 +312,9 @@ impl Reads {
         match found {
             Some(bytes) => {
                 let range = range.resolve(row.metadata.size)?;
-                self.inline(ObjectMeta::of(id.clone(), row), &bytes, range)
+                let head = ObjectMeta::of(id.clone(), row);
+                let payload = self.verified(&head, bytes)?;
+                self.inline(head, &payload, range)
             }
             // The newest row is checked, too: only a payload that is still named is damage.
             None if self.names_payload(id, payload).await? => {

@@ -11,6 +11,7 @@ use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Tim
 
 use crate::admission::permits::{Admission, Permit};
 use crate::context::backlog::{Backlog, BacklogUpdate};
+use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::idle_refresh::IdleRefreshes;
 use crate::context::messages::{ExpirerMessage, PrunerMessage, ShardMessage, SweeperMessage};
@@ -23,6 +24,7 @@ use crate::runtime::reply::{ReplyCallback, reply};
 use crate::runtime::restart_policy::backoff;
 
 pub(crate) mod backlog;
+pub(crate) mod conflict_queue;
 pub(crate) mod expiry_cursor;
 pub(crate) mod idle_refresh;
 pub(crate) mod messages;
@@ -67,6 +69,7 @@ pub(crate) struct Context {
     /// True while a refused write waits for space to be reclaimed.
     pub(crate) making_room: AtomicBool,
     pub(crate) idle_refreshes: IdleRefreshes,
+    pub(crate) conflict_queue: ConflictQueue,
 }
 
 /// Event counters since the engine was opened.

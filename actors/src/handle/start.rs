@@ -12,6 +12,7 @@ use tokio::sync::{OnceCell, oneshot};
 
 use crate::admission::permits::Admission;
 use crate::context::backlog::Backlog;
+use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::idle_refresh::IdleRefreshes;
 use crate::context::messages::RecoveryMessage;
@@ -192,6 +193,7 @@ fn context(options: StartOptions, health: Health) -> Context {
         last_versions_kept: AtomicU64::new(0),
         making_room: AtomicBool::new(false),
         idle_refreshes: IdleRefreshes::default(),
+        conflict_queue: ConflictQueue::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Guards I10 at this border: an answer is the commit's own, and no answer means that nothing was
 //! committed.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use crate::admission::payload::PayloadSource;
 use crate::admission::permits::Permit;
 use crate::context::messages::{Handover, Purpose, UploadJob, UploadsMessage};
 use crate::handle::Tiered;
-use crate::runtime::reply::Caller;
+use crate::runtime::reply::{Caller, ReplyCallback};
 
 /// Share of the limit on writes that idle refreshes may use: one part in this many.
 const REFRESHES_SHARE: usize = 8;
@@ -281,10 +282,31 @@ impl Tiered {
         let context = self.context();
         let write = context.admission.write().await;
         let permit = permit.and(write.map_err(|error| error.with_id(&id))?);
-        let swap = self.swap(id, precondition, mutation);
-        context
-            .compare_and_write(swap, &permit, |reply| reply)
-            .await
+        let swap = self.swap(id.clone(), precondition, mutation);
+        // The oldest conflict is released before the winner is answered: it is the next to write.
+        let release_first = |reply: ReplyCallback<SwapReply>| -> ReplyCallback<SwapReply> {
+            let context = Arc::clone(context);
+            let id = id.clone();
+            Box::new(move |outcome| {
+                if outcome.is_ok() {
+                    context
+                        .conflict_queue
+                        .committed(&id, context.env.monotonic());
+                }
+                reply(outcome);
+            })
+        };
+        let written = context
+            .compare_and_write(swap, &permit, release_first)
+            .await;
+        // A conflict that waits for its turn takes no place of other writes.
+        drop(permit);
+        if let Err(error) = &written
+            && may_retry(error, precondition)
+        {
+            context.conflict_queue.wait(&context.env, &id).await;
+        }
+        written
     }
 
     /// Extends the deadline of an object that was just read, if its idle time requires it.
@@ -306,7 +328,7 @@ impl Tiered {
             return;
         }
         let swap = self.swap(id.clone(), Precondition::None, Mutation::Touch { seen });
-        let context = std::sync::Arc::clone(context);
+        let context = Arc::clone(context);
         context.env.clone().spawn(async move {
             let _refresh = refresh;
             match context
@@ -320,4 +342,14 @@ impl Tiered {
             }
         });
     }
+}
+
+/// Returns whether a caller that receives this error may read the object and write again. A loser
+/// under `Absent` has no reason to.
+fn may_retry(error: &Error, precondition: Precondition) -> bool {
+    let has_read = match precondition {
+        Precondition::Version(_) | Precondition::Etag(_) => true,
+        Precondition::None | Precondition::Absent => false,
+    };
+    has_read && matches!(error.kind(), ErrorKind::Conflict { .. })
 }

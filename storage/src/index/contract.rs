@@ -43,14 +43,14 @@ use futures::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
 use super::{Batch, CommitError, Index, IndexStats, KEY_BYTES_MAX, Range, Snapshot, Table};
-use crate::types::{ErrorKind, Result};
+use crate::types::{Checksum, ErrorKind, Result};
 
 mod reads;
 mod scans;
 
 pub use reads::{
-    reads_see_everything_acknowledged, snapshots_are_stable, snapshots_keep_what_they_saw,
-    snapshots_never_see_half_a_batch, values_of_every_size_come_back,
+    payloads_match_their_checksums, reads_see_everything_acknowledged, snapshots_are_stable,
+    snapshots_keep_what_they_saw, snapshots_never_see_half_a_batch, values_of_every_size_come_back,
 };
 pub use scans::{
     keys_may_hold_any_byte_up_to_the_longest, scans_are_ordered_bounded_and_paged,
@@ -89,6 +89,7 @@ pub async fn all(subject: &dyn Subject) {
     barriers_wait(subject).await;
     stats_count_what_was_done(subject).await;
     reads_see_everything_acknowledged(subject).await;
+    payloads_match_their_checksums(subject).await;
     snapshots_are_stable(subject).await;
     snapshots_never_see_half_a_batch(subject).await;
     snapshots_keep_what_they_saw(subject).await;

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::env::{self, Env};
 use crate::modes::Modes;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Checksum, Error, ErrorKind, Result};
 
 mod archive;
 mod check;
@@ -124,6 +124,27 @@ impl FjallIndex {
     pub fn open(dir: &Path, env: Env, options: FjallOptions) -> Result<Self> {
         options.check()?;
         Self::open_with(dir, env, options, options.worker_threads)
+    }
+
+    /// Reads a payload on this thread if it is in memory, or else through [`Env::blocking`].
+    /// `expected` is its checksum, if the caller knows it.
+    async fn read_payload(&self, key: &[u8], expected: Option<Checksum>) -> Result<Option<Bytes>> {
+        tokio::task::coop::consume_budget().await;
+        let store = self.slot.store()?;
+        let state = store.published.latest();
+        if let Resident::Value(value) = store.get_resident(&self.env, &state, key, expected)? {
+            return Ok(value);
+        }
+        // Neither may outlive a close while the read is queued.
+        drop((store, state));
+        let env = self.env.clone();
+        let slot = self.slot.clone();
+        let key = Bytes::copy_from_slice(key);
+        let read = move || {
+            let store = slot.store()?;
+            store.payload(&env, &store.published.latest(), &key, expected)
+        };
+        self.env.blocking(read).await?
     }
 
     fn open_with(dir: &Path, env: Env, options: FjallOptions, workers: usize) -> Result<Self> {
@@ -278,24 +299,15 @@ impl Index for FjallIndex {
                 store.get(&self.env, &store.published.latest(), table, key)
             });
         }
-        Box::pin(async move {
-            tokio::task::coop::consume_budget().await;
-            let store = self.slot.store()?;
-            let state = store.published.latest();
-            if let Resident::Value(value) = store.get_resident(&self.env, &state, key)? {
-                return Ok(value);
-            }
-            // Neither may outlive a close while the read is queued.
-            drop((store, state));
-            let env = self.env.clone();
-            let slot = self.slot.clone();
-            let key = Bytes::copy_from_slice(key);
-            let read = move || {
-                let store = slot.store()?;
-                store.get(&env, &store.published.latest(), table, &key)
-            };
-            self.env.blocking(read).await?
-        })
+        Box::pin(self.read_payload(key, None))
+    }
+
+    fn payload<'a>(
+        &'a self,
+        key: &'a [u8],
+        expected: Checksum,
+    ) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        Box::pin(self.read_payload(key, Some(expected)))
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {

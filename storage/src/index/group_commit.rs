@@ -28,6 +28,14 @@ use crate::types::{Error, ErrorKind, Result};
 /// Interval at which [`Committer::wait`] checks whether the last commit is overdue.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// Share of the duration of the last commit for which the next one waits for its batches: a quarter.
+const LINGER_SHARE: u32 = 4;
+/// Longest wait of a commit for more batches.
+const LINGER_MAX: Duration = Duration::from_millis(2);
+/// Duration of a commit from which the next one waits. A short commit with few batches costs less
+/// than the wait.
+const LINGER_FROM: Duration = Duration::from_millis(1);
+
 /// Writes of one commit: `Some` sets a value, `None` removes the key.
 // A map, so that each key occurs once: a store may give all writes of a commit the same sequence
 // number, and could then not order two writes of a key.
@@ -127,10 +135,13 @@ impl Committer {
             return fire(completion, Err(CommitError::not_started(&reason)));
         }
         state.queue.push_back((batch, completion));
-        let wake = mem::take(&mut state.idle);
+        let wake = state.queue.len() >= state.wake_at;
+        if wake {
+            state.wake_at = usize::MAX;
+        }
         drop(state);
-        // A wake-up is a system call. `idle` is taken under the lock, so that only the first caller
-        // that finds the thread asleep pays for it.
+        // A wake-up is a system call. `wake_at` is changed under the lock, so that only one caller
+        // pays for it.
         if wake {
             self.shared.work.notify_one();
         }
@@ -243,8 +254,15 @@ struct State {
     /// True if an overdue commit has poisoned the committer: the thread may never return.
     hung: bool,
     closing: bool,
-    /// True while the thread sleeps and has not been woken.
-    idle: bool,
+    /// Length of the queue at which the sleeping thread is woken. `usize::MAX` if it is awake, or
+    /// about to be.
+    wake_at: usize,
+    /// Start of the last commit.
+    begun: Duration,
+    /// Number of non-empty batches in the last commit.
+    last_batches: u64,
+    /// Duration of the last commit.
+    last_commit: Duration,
     ended: bool,
     batches: u64,
     syncs: u64,
@@ -260,7 +278,10 @@ impl State {
             poison: None,
             hung: false,
             closing: false,
-            idle: false,
+            wake_at: usize::MAX,
+            begun: Duration::ZERO,
+            last_batches: 0,
+            last_commit: Duration::ZERO,
             ended: false,
             batches: 0,
             syncs: 0,
@@ -276,6 +297,20 @@ impl State {
             ));
         }
         self.poison.clone()
+    }
+
+    /// Returns the number of batches that the next commit should have, and how long it waits for
+    /// them at most.
+    ///
+    /// After a long commit, all its callers submit their next batches within a short time. Without
+    /// a wait the first batch would have a commit of its own, and all others would wait for it.
+    fn patience(&self) -> (usize, Duration) {
+        let wanted = usize::try_from(self.last_batches).unwrap_or(usize::MAX);
+        let is_short = self.last_commit < LINGER_FROM;
+        if is_short || self.closing || self.queue.len() >= wanted {
+            return (wanted, Duration::ZERO);
+        }
+        (wanted, (self.last_commit / LINGER_SHARE).min(LINGER_MAX))
     }
 
     /// Moves queued batches in flight, as many as fit into one merge, but at least one.
@@ -300,6 +335,7 @@ impl State {
             batches.push(batch);
         }
         self.stall.begin(now);
+        self.begun = now;
         batches
     }
 }
@@ -328,18 +364,34 @@ impl Shared {
                 return None;
             }
             if !state.queue.is_empty() {
+                state = self.linger(state);
                 return Some(state.gather(&self.options, self.env.monotonic()));
             }
             if state.closing {
                 return None;
             }
-            state.idle = true;
+            state.wake_at = 1;
             state = self
                 .work
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
-            state.idle = false;
+            state.wake_at = usize::MAX;
         }
+    }
+
+    /// Waits for more batches, as long as [`State::patience`] tells.
+    fn linger<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let (wanted, patience) = state.patience();
+        if patience.is_zero() {
+            return state;
+        }
+        state.wake_at = wanted;
+        let waited = self.work.wait_timeout_while(state, patience, |state| {
+            state.queue.len() < wanted && !state.closing && state.poison.is_none()
+        });
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.wake_at = usize::MAX;
+        state
     }
 
     /// Completes the commit in flight with `Ok`, unless it was overdue and has completed before.
@@ -352,6 +404,8 @@ impl Shared {
         }
         state.stall.end();
         state.syncs += syncs;
+        state.last_batches = state.in_flight_batches;
+        state.last_commit = self.env.monotonic().saturating_sub(state.begun);
         state.batches += mem::take(&mut state.in_flight_batches);
         let completions = mem::take(&mut state.in_flight);
         // Completions run without the lock, because they may submit the next batch.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::{Batch, CommitError, Completion, Index, IndexStats, Snapshot, Table};
-use crate::types::{Error, ErrorKind, Reason, Result};
+use crate::types::{Checksum, Error, ErrorKind, Reason, Result};
 
 /// Returns the error of a write to a read-only engine or index.
 pub fn read_only(operation: &'static str) -> Error {
@@ -43,6 +43,14 @@ impl Index for ReadOnlyIndex {
 
     fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
         self.0.get(table, key)
+    }
+
+    fn payload<'a>(
+        &'a self,
+        key: &'a [u8],
+        expected: Checksum,
+    ) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        self.0.payload(key, expected)
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {

@@ -4,9 +4,14 @@
 //! The algorithm is xxh3, 64 bit (Collet, <https://xxhash.com>). It detects accidental damage, not
 //! forgery. Guards "never wrong bytes" (DESIGN §6).
 
-use crate::types::PartEtag;
+use std::hash::Hasher as _;
+
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+use twox_hash::XxHash3_64;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use crate::types::{Error, ErrorKind, PartEtag, Result};
 
 /// Size of a block with its own checksum, in bytes. The last block of a revision may be shorter.
 pub const BLOCK_BYTES: usize = 1024 * 1024;
@@ -18,12 +23,24 @@ pub struct Checksum(u64);
 impl Checksum {
     /// Computes the checksum of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(xxh3_64(bytes))
+        Self(XxHash3_64::oneshot(bytes))
     }
 
     /// Creates a checksum from its value.
     pub const fn new(value: u64) -> Self {
         Self(value)
+    }
+
+    /// Returns the bytes if they have this checksum.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Corrupt`] if they don't.
+    pub(crate) fn verified(self, bytes: Bytes) -> Result<Bytes> {
+        if Self::of(&bytes) == self {
+            return Ok(bytes);
+        }
+        let message = "the payload does not match its checksum";
+        Err(Error::new(ErrorKind::Corrupt, "get", message))
     }
 
     /// Returns the value.
@@ -40,17 +57,17 @@ impl std::fmt::Display for Checksum {
 
 /// Incremental checksum of a payload in pieces of any size.
 #[derive(Clone, Default)]
-pub struct Hasher(Xxh3Default);
+pub struct Hasher(XxHash3_64);
 
 impl Hasher {
     /// Adds the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
+        self.0.write(bytes);
     }
 
     /// Returns the checksum of all added bytes.
     pub fn finish(self) -> Checksum {
-        Checksum(self.0.digest())
+        Checksum(self.0.finish())
     }
 }
 

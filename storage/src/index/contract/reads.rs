@@ -43,6 +43,25 @@ pub async fn reads_see_everything_acknowledged(subject: &dyn Subject) {
     close(index).await;
 }
 
+/// Checks that a read with a known checksum returns the value of a matching checksum only.
+pub async fn payloads_match_their_checksums(subject: &dyn Subject) {
+    let index = open(subject).await;
+    for bytes in [0, 1, 4096, 4097, 300_000] {
+        let value = Bytes::from(vec![7; bytes]);
+        let mut batch = Batch::new();
+        batch.put(Table::Payloads, "checked", value.clone());
+        commit(&index, batch).await.expect("the batch is durable");
+        let read = index.payload(b"checked", Checksum::of(&value)).await;
+        assert_eq!(read.expect("the read succeeds"), Some(value), "{bytes}");
+        let other = index.payload(b"checked", Checksum::of(b"other")).await;
+        let error = other.expect_err("the value has another checksum");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{bytes}");
+    }
+    let absent = index.payload(b"absent", Checksum::of(b"")).await;
+    assert_eq!(absent.expect("the read succeeds"), None);
+    close(index).await;
+}
+
 /// Checks that a snapshot does not change when keys are overwritten, removed or added later.
 pub async fn snapshots_are_stable(subject: &dyn Subject) {
     let index = open(subject).await;

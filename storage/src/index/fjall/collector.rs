@@ -327,7 +327,7 @@ impl Collection<'_> {
             };
             let segment = self.log.segment(&state.segments, &old)?;
             // A damaged entry stays, and so does its segment.
-            let Ok(value) = segment.read(&old, &found.key) else {
+            let Ok(value) = segment.read(&old, &found.key, None) else {
                 continue;
             };
             bytes += old.entry_bytes(found.key.len());

@@ -51,7 +51,9 @@ impl Snapshot for FjallSnapshot {
         Box::pin(async move {
             {
                 let store = self.slot.store()?;
-                if let Resident::Value(value) = store.get_resident(&self.env, &self.state, key)? {
+                if let Resident::Value(value) =
+                    store.get_resident(&self.env, &self.state, key, None)?
+                {
                     return Ok(value);
                 }
             }

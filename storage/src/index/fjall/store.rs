@@ -23,7 +23,7 @@ use super::walk::Walker;
 use crate::env::Env;
 use crate::index::payload_log::{POINTER_BYTES, PayloadLog, Pointer};
 use crate::index::{KEY_BYTES_MAX, Range, Table};
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Checksum, Error, ErrorKind, Result};
 
 /// Shared reference to the store, `None` after a close.
 #[derive(Clone)]
@@ -107,12 +107,32 @@ impl Store {
     ) -> Result<Option<Bytes>> {
         let stored = self.get_stored(env, state, table, key)?;
         stored
-            .map(|stored| self.resolve(state, table, key, stored))
+            .map(|stored| self.resolve(state, table, key, stored, None))
             .transpose()
     }
 
-    /// Reads a payload unless it is on the disk.
-    pub(super) fn get_resident(&self, env: &Env, state: &State, key: &[u8]) -> Result<Resident> {
+    /// Reads a payload. `expected` is its checksum, if the caller knows it.
+    pub(super) fn payload(
+        &self,
+        env: &Env,
+        state: &State,
+        key: &[u8],
+        expected: Option<Checksum>,
+    ) -> Result<Option<Bytes>> {
+        let stored = self.get_stored(env, state, Table::Payloads, key)?;
+        stored
+            .map(|stored| self.resolve(state, Table::Payloads, key, stored, expected))
+            .transpose()
+    }
+
+    /// Reads a payload unless it is on the disk. `expected` is its checksum, if the caller knows it.
+    pub(super) fn get_resident(
+        &self,
+        env: &Env,
+        state: &State,
+        key: &[u8],
+        expected: Option<Checksum>,
+    ) -> Result<Resident> {
         // Stores of earlier builds hold large values in blob files, which only the disk has.
         if self.tables.of(Table::Payloads).blob_file_count() > 0 {
             return Ok(Resident::OnDisk);
@@ -121,27 +141,29 @@ impl Store {
             return Ok(Resident::Value(None));
         };
         let Some(pointer) = Pointer::decode(&stored) else {
-            return Ok(Resident::Value(Some(stored)));
+            return verified(stored, expected).map(|value| Resident::Value(Some(value)));
         };
         let segment = self.log.segment(&state.segments, &pointer)?;
-        let value = segment.read_resident(&pointer, key)?;
+        let value = segment.read_resident(&pointer, key, expected)?;
         Ok(value.map_or(Resident::OnDisk, |value| Resident::Value(Some(value))))
     }
 
-    /// Returns the value of a key that has this value in fjall.
+    /// Returns the value of a key that has this value in fjall. `expected` is the checksum of the
+    /// value, if the caller knows it.
     pub(super) fn resolve(
         &self,
         state: &State,
         table: Table,
         key: &[u8],
         stored: Bytes,
+        expected: Option<Checksum>,
     ) -> Result<Bytes> {
         match Pointer::decode(&stored) {
             Some(pointer) if table == Table::Payloads => self
                 .log
                 .segment(&state.segments, &pointer)?
-                .read(&pointer, key),
-            Some(_) | None => Ok(stored),
+                .read(&pointer, key, expected),
+            Some(_) | None => verified(stored, expected),
         }
     }
 
@@ -219,5 +241,13 @@ impl Store {
             "damaged filter in the index: the key was read without it"
         );
         Ok(page.into_iter().next().map(|(_, value)| value))
+    }
+}
+
+/// Returns a value if it has the expected checksum.
+fn verified(value: Bytes, expected: Option<Checksum>) -> Result<Bytes> {
+    match expected {
+        Some(expected) => expected.verified(value),
+        None => Ok(value),
     }
 }

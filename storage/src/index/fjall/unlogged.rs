@@ -38,7 +38,9 @@ impl FjallIndex {
         for entry in keyspace.iter() {
             let (key, stored) = entry.into_inner().map_err(fjall)?;
             if let Some(pointer) = Pointer::decode(&stored) {
-                let value = log.segment(&segments, &pointer)?.read(&pointer, &key)?;
+                let value = log
+                    .segment(&segments, &pointer)?
+                    .read(&pointer, &key, None)?;
                 keyspace.insert(key, value).map_err(fjall)?;
             }
         }

@@ -28,7 +28,7 @@ impl Walker<'_> {
         if table == Table::Payloads {
             for (key, value) in &mut page {
                 let stored = std::mem::take(value);
-                *value = self.store.resolve(self.state, table, key, stored)?;
+                *value = self.store.resolve(self.state, table, key, stored, None)?;
             }
         }
         Ok(page)

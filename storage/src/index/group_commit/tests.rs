@@ -424,3 +424,46 @@ async fn every_completion_fires_once_however_the_committer_ends() {
         assert!(numbers.into_iter().eq(0..1000));
     }
 }
+
+#[test]
+fn next_commit_waits_after_a_long_one_only() {
+    let mut state = State::new(Duration::from_secs(30));
+    let wait = |state: &State| state.patience().1;
+    assert_eq!(wait(&state), Duration::ZERO, "there was no commit");
+    state.last_batches = 3;
+    state.last_commit = Duration::from_micros(999);
+    assert_eq!(wait(&state), Duration::ZERO, "a short commit");
+    state.last_commit = Duration::from_millis(4);
+    assert_eq!(state.patience(), (3, Duration::from_millis(1)));
+    state.last_commit = Duration::from_secs(4);
+    assert_eq!(wait(&state), LINGER_MAX);
+    for _ in 0..3 {
+        state.queue.push_back((Batch::new(), Box::new(drop)));
+    }
+    assert_eq!(wait(&state), Duration::ZERO, "as many as before");
+    state.last_batches = 4;
+    state.closing = true;
+    assert_eq!(wait(&state), Duration::ZERO, "nothing follows");
+}
+
+#[tokio::test]
+async fn batch_that_stays_alone_commits_after_a_long_commit() {
+    let bench = bench();
+    bench.occupy();
+    for number in 1..=3 {
+        bench.submit(number, put("key", "value"));
+    }
+    bench.order(Order::Succeed);
+    assert_eq!(bench.seen.recv().unwrap().len(), 1);
+    // The commit of three batches takes long.
+    let env = Env::real().unwrap();
+    let begun = env.monotonic();
+    while env.monotonic() - begun < 2 * LINGER_FROM {}
+    bench.order(Order::Succeed);
+    assert_eq!(bench.outcomes(4).len(), 4);
+    bench.submit(4, put("alone", "value"));
+    assert_eq!(bench.seen.recv().unwrap().len(), 1);
+    bench.order(Order::Succeed);
+    assert_eq!(bench.outcomes(1)[0].0, 4);
+    bench.assert_nothing_more();
+}

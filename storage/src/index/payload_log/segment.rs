@@ -23,11 +23,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use bytes::Bytes;
 
 use super::buffers::Buffer;
-use super::entry::{self, sum};
+use super::entry;
 use super::open_files::OpenFiles;
 use super::pointer::Pointer;
 use super::positioned;
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{Checksum, Error, ErrorKind, Result};
 
 /// Length of the header, and position of the first entry, in bytes.
 pub(crate) const HEADER_BYTES: u64 = HEADER_LENGTH as u64;
@@ -73,7 +73,7 @@ pub(crate) fn encode_header(log: u128, id: SegmentId) -> [u8; HEADER_LENGTH] {
     header[8] = FORMAT;
     header[16..32].copy_from_slice(&log.to_le_bytes());
     header[32..40].copy_from_slice(&id.0.to_le_bytes());
-    let checksum = sum(&header[..CHECKED_BYTES]);
+    let checksum = Checksum::of(&header[..CHECKED_BYTES]).get();
     header[CHECKED_BYTES..].copy_from_slice(&checksum.to_le_bytes());
     header
 }
@@ -111,17 +111,23 @@ impl Segment {
         &self.path
     }
 
-    /// Reads and verifies a value. Blocks on the disk.
+    /// Reads and verifies a value. Blocks on the disk. `expected` is the checksum of the value, if
+    /// the caller knows it.
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] if the entry is damaged or missing, [`ErrorKind::Unavailable`] if the
     /// file cannot be read.
-    pub(crate) fn read(self: &Arc<Self>, pointer: &Pointer, key: &[u8]) -> Result<Bytes> {
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        pointer: &Pointer,
+        key: &[u8],
+        expected: Option<Checksum>,
+    ) -> Result<Bytes> {
         let file = self.file().map_err(|error| self.failed(pointer, error))?;
         let mut buffer = self.open_files.buffers.take(unpadded_bytes(pointer, key));
         positioned::read_exact(&file, buffer.filled(), pointer.offset)
             .map_err(|error| self.failed(pointer, error))?;
-        self.verify(pointer, key, buffer)
+        self.verify(pointer, key, expected, buffer)
     }
 
     /// Reads and verifies a value if all of it is in memory. Returns `None` if it is not, or if the
@@ -129,7 +135,12 @@ impl Segment {
     ///
     /// # Errors
     /// [`ErrorKind::Corrupt`] if the entry is damaged.
-    pub(crate) fn read_resident(&self, pointer: &Pointer, key: &[u8]) -> Result<Option<Bytes>> {
+    pub(crate) fn read_resident(
+        &self,
+        pointer: &Pointer,
+        key: &[u8],
+        expected: Option<Checksum>,
+    ) -> Result<Option<Bytes>> {
         // A file that is not open yet is not opened here: opening may wait for the disk.
         let Some(file) = self.opened() else {
             return Ok(None);
@@ -138,11 +149,17 @@ impl Segment {
         if !positioned::read_resident(&file, buffer.filled(), pointer.offset) {
             return Ok(None);
         }
-        self.verify(pointer, key, buffer).map(Some)
+        self.verify(pointer, key, expected, buffer).map(Some)
     }
 
-    fn verify(&self, pointer: &Pointer, key: &[u8], buffer: Buffer) -> Result<Bytes> {
-        entry::value_of(&buffer.freeze(), key).map_err(|defect| {
+    fn verify(
+        &self,
+        pointer: &Pointer,
+        key: &[u8],
+        expected: Option<Checksum>,
+        buffer: Buffer,
+    ) -> Result<Bytes> {
+        entry::value_of(&buffer.freeze(), key, expected).map_err(|defect| {
             let message = format!(
                 "{defect}: segment={} offset={}",
                 self.path.display(),
@@ -241,6 +258,9 @@ mod tests {
         assert_eq!(header[..17], *b"CENOPLOG\x01\0\0\0\0\0\0\0\x02");
         assert_eq!(header[17], 1);
         assert_eq!(header[32], 3);
-        assert_eq!(header[56..], sum(&header[..56]).to_le_bytes());
+        assert_eq!(
+            header[56..],
+            Checksum::of(&header[..56]).get().to_le_bytes()
+        );
     }
 }

@@ -87,7 +87,8 @@ impl Small {
 }
 
 fn read(log: &PayloadLog, pointer: &Pointer, key: &[u8]) -> Result<Bytes> {
-    log.segment(&log.segments(), pointer)?.read(pointer, key)
+    log.segment(&log.segments(), pointer)?
+        .read(pointer, key, None)
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn values_of_every_size_are_read_back() {
     for (number, (pointer, value)) in pointers.iter().zip(&values).enumerate() {
         assert_eq!(read(&log, pointer, &key(number)).unwrap(), value);
         let segment = log.segments()[&pointer.segment].clone();
-        let resident = segment.read_resident(pointer, &key(number)).unwrap();
+        let resident = segment.read_resident(pointer, &key(number), None).unwrap();
         assert!(resident.is_none_or(|read| read == value), "number={number}");
     }
     // 700,000 and 400,000 bytes do not fit into a segment, and 3,000,000 have one of their own.
@@ -262,7 +263,7 @@ fn a_state_keeps_the_file_of_a_removed_segment() {
     assert_eq!(log.delete_retired(), 1);
     let segment = log.segment(&state, &pointers[0]).unwrap();
     assert_eq!(
-        segment.read(&pointers[0], &key(0)).unwrap(),
+        segment.read(&pointers[0], &key(0), None).unwrap(),
         value(0, 5_000)
     );
     assert_eq!(

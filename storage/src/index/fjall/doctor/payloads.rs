@@ -80,7 +80,7 @@ fn walk(
         let read = viewed
             .log
             .segment(&segments, &pointer)
-            .and_then(|segment| segment.read(&pointer, &key));
+            .and_then(|segment| segment.read(&pointer, &key, None));
         diagnosis.bytes += pointer.entry_bytes(key.len());
         let error = match read {
             Ok(_) => continue,
