@@ -18,6 +18,7 @@ pub mod blobs;
 pub mod decide;
 mod directory_sync;
 mod env;
+pub mod fallback;
 pub mod index;
 mod modes;
 pub mod ownership;

@@ -24,6 +24,7 @@ use crate::types::{BLOCK_BYTES, Error, ErrorKind, Result, RevisionId, RevisionKe
 mod assembly;
 pub mod directories;
 mod failure;
+pub mod foreign;
 pub mod marker;
 mod name;
 mod owner;

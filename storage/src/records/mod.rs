@@ -9,6 +9,7 @@ mod change;
 mod codec;
 mod expiration;
 mod expiry;
+mod fallback;
 mod last_version;
 mod manifest;
 mod meta;
@@ -27,6 +28,7 @@ pub use expiry::{
     Due, check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key,
     upload_expiry_key,
 };
+pub use fallback::{FALLBACK_KEY, FallbackRecord, FallbackState, SweepProgress};
 pub use last_version::{LastVersion, last_version_key, last_version_object, last_versions_prefix};
 pub use manifest::{Extent, Manifest};
 pub(crate) use meta::epoch_entry;
