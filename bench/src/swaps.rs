@@ -117,7 +117,7 @@ async fn swap(engine: &Engine, attempts: &AtomicU64) {
         attempts.fetch_add(1, Ordering::Relaxed);
         let object = engine.get(KEY).await.expect("no get fails");
         let object = object.expect("the object exists");
-        let version = object.version();
+        let version = object.version().expect("the store has no fallback");
         let value = number(&object.bytes().await.expect("no get fails"));
         let next = (value + 1).to_le_bytes().to_vec();
         match engine.put(KEY, next).if_version(version).await {

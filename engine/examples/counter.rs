@@ -30,7 +30,7 @@ async fn count(engine: &Engine) -> Result<(), Error> {
 /// Increments the counter, or returns false if another task wrote it since it was read.
 async fn try_increment(engine: &Engine) -> Result<bool, Error> {
     let current = engine.get("by-hand").await?;
-    let version = current.as_ref().map(Object::version);
+    let version = current.as_ref().and_then(Object::version);
     let next = value(current).await? + 1;
     let put = engine.put("by-hand", next.to_string());
     let put = match version {

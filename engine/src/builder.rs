@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenotaph_actors::{StartOptions, Tiered};
+use cenotaph_storage::fallback::{Fallback, attach};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::ownership::{TierClaim, TierPlace};
@@ -16,7 +17,7 @@ use opendal::Operator;
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
 use crate::read_only;
-use crate::startup::{open_when_free, reads_and_namespaces};
+use crate::startup::{FallbackChoice, fallback_options, open_when_free, reads_and_namespaces};
 
 /// Builder of an engine. See [`Engine::builder`].
 ///
@@ -42,6 +43,7 @@ pub struct Builder {
     env: Option<Env>,
     is_read_only: bool,
     views: Option<PathBuf>,
+    fallback: FallbackChoice,
 }
 
 impl Engine {
@@ -65,6 +67,7 @@ impl Builder {
             env: None,
             is_read_only: false,
             views: None,
+            fallback: FallbackChoice::default(),
         }
     }
 
@@ -183,6 +186,56 @@ impl Builder {
         self
     }
 
+    /// Opens the store over a fallback: a read-only source of objects that are not in the store yet,
+    /// such as existing files ([`OperatorFallback`](crate::OperatorFallback)) or another store
+    /// ([`EngineFallback`](crate::EngineFallback)).
+    ///
+    /// Every object of the fallback is readable at once, and every write goes to this store. The
+    /// version and the etag of an object that only the fallback has are `None`. docs/fallback.md
+    /// describes all operations.
+    ///
+    /// The store records its fallback. From then on it opens only with a fallback of the same
+    /// [description](crate::Fallback::describe), until the adoption is sealed or the fallback is
+    /// declared [lost](Self::fallback_lost).
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let directory = tempfile::tempdir()?;
+    /// # let data = directory.path();
+    /// use cenotaph::{Engine, Operator, OperatorFallback};
+    ///
+    /// let old = Operator::new(opendal::services::Memory::default())?;
+    /// old.write("reports/1", "from the old store").await?;
+    /// let engine = Engine::builder(data).fallback(OperatorFallback::new(old)).open().await?;
+    /// let head = engine.head("reports/1").await?.expect("the fallback has it");
+    /// assert_eq!((head.version, head.metadata.size), (None, 18));
+    ///
+    /// engine.put("reports/1", "from the new store").await?;
+    /// let head = engine.head("reports/1").await?.expect("the store has it");
+    /// assert!(head.version.is_some());
+    /// engine.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn fallback(self, fallback: impl Fallback) -> Self {
+        self.fallback_shared(Arc::new(fallback))
+    }
+
+    /// As [`fallback`](Self::fallback), for a source that the caller also uses.
+    pub fn fallback_shared(mut self, fallback: Arc<dyn Fallback>) -> Self {
+        self.fallback.source = Some(fallback);
+        self
+    }
+
+    /// Declares that the recorded fallback of the store is lost for good. The objects that only the
+    /// fallback had are absent from then on. The declaration is recorded, and the store then opens
+    /// without a fallback. Without an open fallback it has no effect.
+    pub fn fallback_lost(mut self) -> Self {
+        self.fallback.is_lost = true;
+        self
+    }
+
     /// Replaces the real environment (clocks, randomness, threads). For simulations and tests.
     pub fn env(mut self, env: Env) -> Self {
         self.env = Some(env);
@@ -204,7 +257,8 @@ impl Builder {
     /// - [`UnknownFormat`](crate::ErrorKind::UnknownFormat): a later build wrote the store.
     /// - [`Invalid`](crate::ErrorKind::Invalid): a setting is out of bounds; the directory contains
     ///   something else; the blob tier belongs to another store, or contains blobs that the index
-    ///   does not know; there is no tokio runtime; or a read-only engine was to open a store that
+    ///   does not know; the store has another [fallback](Self::fallback), or was opened without its
+    ///   fallback; there is no tokio runtime; or a read-only engine was to open a store that
     ///   does not exist.
     /// - [`Unavailable`](crate::ErrorKind::Unavailable): the disk can't be read or written, or the
     ///   blob tier is missing: it is not mounted, or another tier without a mark is in its place.
@@ -241,9 +295,10 @@ impl Builder {
         // The location of a caller's own index is unknown, so blobs can't share a disk with it.
         let index_path = is_own_index.then(|| self.data.join("index"));
         let started = if self.is_read_only {
-            read_only::start(&self.config, claim, place).await
+            read_only::start(&self.config, claim, place, self.fallback).await
         } else {
-            start(&self.config, claim, place, index_path.as_deref()).await
+            let index_path = index_path.as_deref();
+            start(&self.config, claim, place, index_path, self.fallback).await
         };
         match started {
             Ok(engine) => Ok(engine),
@@ -286,11 +341,16 @@ async fn start(
     claim: TierClaim,
     place: TierPlace,
     index_path: Option<&Path>,
+    fallback: FallbackChoice,
 ) -> Result<Engine> {
     let TierClaim { index, env, .. } = claim.clone();
     // The blob tier is claimed before the epoch begins: a refused tier must leave no trace.
-    let begin = async { Ok((claim.take(place).await?, begin_epoch(&index).await?)) };
-    let (blobs, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;
+    let begin = async {
+        let blobs = claim.take(place).await?;
+        let fallback = attach(&index, fallback.source, fallback.is_lost).await?;
+        Ok((blobs, fallback, begin_epoch(&index).await?))
+    };
+    let (blobs, fallback, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;
     if index_path.is_some_and(|path| blobs.is_on_disk_of(path)) {
         let index = Arc::clone(&index);
         // Blobs stop growing before they use the space that the index still needs. `room` is asked
@@ -300,7 +360,8 @@ async fn start(
     }
     // Reads and actors share the pins: the sweeper must not delete a blob that a read has open.
     let pins = Pins::new();
-    let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
+    let tiers = (&index, &blobs);
+    let (reads, namespaces) = reads_and_namespaces(config, tiers, &pins, &env, fallback.as_ref())?;
     let options = StartOptions {
         index: Arc::clone(&index),
         blobs,
@@ -308,6 +369,7 @@ async fn start(
         pins,
         epoch,
         limits: config.limits.clone(),
+        fallback: fallback_options(config, fallback),
     };
     let tiered = Tiered::start(options).await?;
     Ok(Engine::assemble(Parts {

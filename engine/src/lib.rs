@@ -33,7 +33,7 @@
 //! // A conditional write, which fails with a conflict if the object has changed since the read.
 //! let read = engine.head("notes/today").await?.expect("was just put");
 //! let day = Duration::from_secs(24 * 3600);
-//! engine.put("notes/today", "buy bread").if_version(read.version).time_to_live(day).await?;
+//! engine.put("notes/today", "buy bread").if_version(read.version.unwrap()).time_to_live(day).await?;
 //!
 //! // One commit, without copying a byte.
 //! engine.rename("videos/cat", "videos/tom").await?;
@@ -66,6 +66,7 @@ mod chaos;
 mod config;
 pub mod doctor;
 mod engine;
+mod engine_fallback;
 mod multipart;
 mod namespaces;
 mod observe;
@@ -80,6 +81,7 @@ pub use body::Body;
 pub use builder::Builder;
 pub use config::{Config, INLINE_BYTES_MAX, MissingBlob};
 pub use engine::{Engine, IntoObjectId, Stats};
+pub use engine_fallback::EngineFallback;
 pub use multipart::{
     Complete, CopyPart, Initiate, ListParts, ListUploads, MultipartUpload, UploadPart,
 };
@@ -100,10 +102,15 @@ pub use cenotaph_actors::{
     NamespaceLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits, UploadedPart,
     WriteReply,
 };
+pub use cenotaph_storage::blobs::foreign::OperatorFallback;
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
 pub use cenotaph_storage::blobs::trailer::TRAILER_BYTES_MAX;
 pub use cenotaph_storage::blobs::{BlobOptions, object_of_blob};
 pub use cenotaph_storage::decide::{Deleted, Precondition, PutResult, WriteOutcome};
+pub use cenotaph_storage::fallback::{
+    Fallback, FallbackEntry, FallbackListRequest, FallbackMeta, FallbackObject, FallbackPage,
+    FallbackTimes, KeyPosition,
+};
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{
     CollectionStats, Index, IndexStats, PayloadLogStats, SpaceStats, Table, UnreadableRange,

@@ -13,7 +13,7 @@ use std::fmt;
 use std::future::IntoFuture;
 
 use cenotaph_actors::WriteIntent;
-use cenotaph_storage::decide::Precondition;
+use cenotaph_storage::decide::{FallbackAnswer, Precondition};
 use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{ObjectId, Result, UploadId};
 use futures::future::BoxFuture;
@@ -206,6 +206,7 @@ impl Initiate {
             id: id.clone(),
             attributes,
             precondition,
+            answer: FallbackAnswer::NotAsked,
         };
         let upload_id = within.end(engine.tiered().initiate(intent).await)?;
         Ok(MultipartUpload {

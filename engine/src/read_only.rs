@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cenotaph_actors::{StartOptions, Tiered};
+use cenotaph_storage::fallback::find_attached;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::index::{Index, ReadOnlyIndex};
 use cenotaph_storage::ownership::{TierClaim, TierPlace};
@@ -18,7 +19,7 @@ use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
 
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
-use crate::startup::{open_when_free, reads_and_namespaces};
+use crate::startup::{FallbackChoice, fallback_options, open_when_free, reads_and_namespaces};
 
 /// Opens a view of the index in `path`. The private directory of the view is below `views`.
 pub(crate) async fn open_view(
@@ -37,7 +38,17 @@ pub(crate) async fn open_view(
 }
 
 /// Starts an engine that writes nothing to the index of `claim`.
-pub(crate) async fn start(config: &Config, claim: TierClaim, place: TierPlace) -> Result<Engine> {
+pub(crate) async fn start(
+    config: &Config,
+    claim: TierClaim,
+    place: TierPlace,
+    fallback: FallbackChoice,
+) -> Result<Engine> {
+    if fallback.is_lost {
+        let message = "a read-only engine can't declare a fallback lost: remove fallback_lost or \
+                       read_only";
+        return Err(Error::new(ErrorKind::Invalid, "open", message));
+    }
     if claim.adopt {
         let message = "a read-only engine can't adopt a blob tier: remove adopt_blobs or read_only";
         return Err(Error::new(ErrorKind::Invalid, "open", message));
@@ -52,9 +63,11 @@ pub(crate) async fn start(config: &Config, claim: TierClaim, place: TierPlace) -
     let blobs = claim.find(place).await?;
     // A read-only engine begins no epoch, because that would be a write.
     let epoch = last_epoch(&*index).await?;
+    let fallback = find_attached(&*index, fallback.source).await?;
     let env = claim.env;
     let pins = Pins::new();
-    let (reads, namespaces) = reads_and_namespaces(config, &index, &blobs, &pins, &env)?;
+    let tiers = (&index, &blobs);
+    let (reads, namespaces) = reads_and_namespaces(config, tiers, &pins, &env, fallback.as_ref())?;
     let options = StartOptions {
         index: Arc::clone(&index),
         blobs,
@@ -62,6 +75,7 @@ pub(crate) async fn start(config: &Config, claim: TierClaim, place: TierPlace) -
         pins,
         epoch,
         limits: config.limits.clone(),
+        fallback: fallback_options(config, fallback),
     };
     let tiered = Tiered::read_only(options);
     Ok(Engine::assemble(Parts {

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph_actors::Namespaces;
+use cenotaph_actors::{FallbackOptions, Namespaces};
 use cenotaph_storage::blobs::BlobTier;
+use cenotaph_storage::fallback::{AttachedFallback, Fallback};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Reads, Result};
@@ -16,6 +17,14 @@ use crate::config::{Config, configured_namespaces};
 /// number of attempts: 2 seconds in total.
 const REOPEN_PAUSE: Duration = Duration::from_millis(20);
 const REOPEN_ATTEMPTS: usize = 100;
+
+/// Fallback that an opening names.
+#[derive(Default)]
+pub(crate) struct FallbackChoice {
+    pub(crate) source: Option<Arc<dyn Fallback>>,
+    /// True if the recorded fallback is declared lost.
+    pub(crate) is_lost: bool,
+}
 
 /// Opens the index in `path`, with retries while this process still closes an earlier index there.
 /// A dropped index is released only when its threads have ended.
@@ -50,21 +59,33 @@ pub(crate) async fn open_when_free(
 /// Creates the components of an engine other than its actors.
 pub(crate) fn reads_and_namespaces(
     config: &Config,
-    index: &Arc<dyn Index>,
-    blobs: &BlobTier,
+    (index, blobs): (&Arc<dyn Index>, &BlobTier),
     pins: &Pins,
     env: &Env,
+    fallback: Option<&AttachedFallback>,
 ) -> Result<(Reads, Namespaces)> {
-    let reads = Reads::new(
+    let reads = Reads::over(
         Arc::clone(index),
         blobs.clone(),
         pins.clone(),
         env.clone(),
         config.reads.clone(),
+        fallback.cloned(),
     );
     let namespaces = Namespaces::new(env.clone());
     for (namespace, limits) in configured_namespaces(&config.namespaces)? {
         namespaces.set(&namespace, limits)?;
     }
     Ok((reads, namespaces))
+}
+
+/// Returns the fallback as the actors need it.
+pub(crate) fn fallback_options(
+    config: &Config,
+    fallback: Option<AttachedFallback>,
+) -> Option<FallbackOptions> {
+    fallback.map(|attached| FallbackOptions {
+        attached,
+        inline_bytes_max: config.inline_bytes_max,
+    })
 }

@@ -308,7 +308,7 @@ fn upload_survives_a_crash_at_any_step() {
         assert_eq!(report.violations, [], "a crash at step {step}");
         let last = report.sim.run(async |world| {
             let object = world.open().await.unwrap().get("cold/00005").await.unwrap();
-            object.map(|object| (object.metadata().size, object.version().get()))
+            object.map(|object| (object.metadata().size, object.version().unwrap().get()))
         });
         let (size, version) = last
             .ended()

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! step                                            other outcomes
-//! open:  1  read the row                          absent -> None
+//! open:  1  read the row                          absent -> None, or the fallback decides
+//!                                                 (`read/fallback.rs`)
 //!        2  inline: read and verify the payload   payload missing -> 2a; wrong bytes -> Corrupt
 //!        2a read row and payload from a           row replaced -> 1
 //!           single snapshot                       payload missing, and the newest row names
@@ -25,6 +26,7 @@
 //! `read/open.rs`.
 
 mod budget;
+mod fallback;
 mod fetch;
 mod head;
 mod limits;
@@ -48,12 +50,13 @@ use bytes::Bytes;
 use crate::blobs::BlobTier;
 use crate::decide::revision_key;
 use crate::env::Env;
+use crate::fallback::AttachedFallback;
 use crate::index::{Index, Snapshot, Table};
 use crate::read::pins::Pins;
 use crate::records::{BlockChecksums, Manifest, Row, RowBody};
 use crate::types::{
-    ByteRange, Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Reason, Result, RevisionId,
-    Timestamp,
+    ByteRange, Error, ErrorKind, Etag, ObjectId, ObjectVersion, OperationId, Reason, Result,
+    RevisionId, Timestamp, Version,
 };
 
 use budget::ReadBudget;
@@ -80,6 +83,7 @@ struct Inner {
     fetcher: Fetcher,
     limits: ReadLimits,
     counters: Arc<ReadCounters>,
+    fallback: Option<AttachedFallback>,
 }
 
 /// Outcome of an attempt to open an object.
@@ -103,6 +107,19 @@ impl Reads {
         env: Env,
         limits: ReadLimits,
     ) -> Self {
+        Self::over(index, blobs, pins, env, limits, None)
+    }
+
+    /// Creates a reader of these two tiers, over a fallback if there is one. `pins` must be the pins
+    /// that the sweeper checks.
+    pub fn over(
+        index: Arc<dyn Index>,
+        blobs: BlobTier,
+        pins: Pins,
+        env: Env,
+        limits: ReadLimits,
+        fallback: Option<AttachedFallback>,
+    ) -> Self {
         let counters = Arc::new(ReadCounters::default());
         let budget = ReadBudget::new(&limits);
         let fetcher = Fetcher::new(env.clone(), &limits, budget.clone(), counters.clone());
@@ -115,6 +132,7 @@ impl Reads {
             fetcher,
             limits,
             counters,
+            fallback,
         }))
     }
 
@@ -125,7 +143,13 @@ impl Reads {
     /// errors of the index.
     pub async fn head(&self, id: &ObjectId) -> Result<Option<ObjectMeta>> {
         let row = self.row(id).await.map_err(|error| error.with_id(id))?;
-        Ok(row.map(|row| ObjectMeta::of(id.clone(), row)))
+        match (row, self.fallback()) {
+            (Some(row), _) => Ok(Some(ObjectMeta::of(id.clone(), row))),
+            (None, None) => Ok(None),
+            (None, Some(fallback)) => Box::pin(self.head_in_fallback(id, fallback))
+                .await
+                .map_err(|error| error.with_id(id)),
+        }
     }
 
     /// Opens an object to read `range` of it. Returns `None` if the object is absent. When this
@@ -223,7 +247,10 @@ impl Reads {
     // The rare and the long paths are boxed, so that the future of a small read stays small.
     async fn attempt(&self, id: &ObjectId, range: ByteRange) -> Result<OpenAttempt> {
         let Some(mut row) = self.row(id).await? else {
-            return Ok(OpenAttempt::Done(None));
+            return match self.fallback() {
+                None => Ok(OpenAttempt::Done(None)),
+                Some(fallback) => Box::pin(self.open_in_fallback(id, range, fallback)).await,
+            };
         };
         let within = range.resolve(row.metadata.size)?;
         let operation = row.operation;
@@ -448,8 +475,8 @@ impl Reads {
             "missing blob: the row names it, but it is not in the blob tier: revision={revision}"
         );
         let current = ObjectVersion {
-            version: head.version,
-            etag: head.etag,
+            version: head.version.unwrap_or(Version::NONE),
+            etag: Etag::of(&seen),
         };
         let error = corrupt(message).with_reason(Reason::MissingBlob { current });
         // If the whole tier is missing or foreign, that is the cause of the missing blob.

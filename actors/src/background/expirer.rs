@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{Deleted, Mutation, Precondition, Swap, UploadMutation, UploadStep};
+use cenotaph_storage::decide::{
+    Deleted, FallbackAnswer, Mutation, Precondition, Swap, UploadMutation, UploadStep,
+};
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::records::{Due, expiry_end, read_expiry_key};
 use cenotaph_storage::{ErrorKind, ObjectId, Result, SyncPoint, Timestamp, UploadId};
@@ -196,7 +198,9 @@ impl Expirer {
             operation,
             mutation: UploadMutation::Expire,
         };
-        self.context.end(swap, Permit::free(), None).await.map(drop)
+        let free = Permit::free();
+        let ended = self.context.end(swap, FallbackAnswer::NotAsked, free, None);
+        ended.await.map(drop)
     }
 
     async fn expire(&self, id: ObjectId) -> Result<Deleted> {
@@ -208,7 +212,9 @@ impl Expirer {
         };
         let reply = self
             .context
-            .compare_and_write(swap, &Permit::free(), |reply| reply)
+            .compare_and_write(swap, FallbackAnswer::NotAsked, &Permit::free(), |reply| {
+                reply
+            })
             .await?;
         Ok(reply.deleted())
     }

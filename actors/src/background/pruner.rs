@@ -84,7 +84,8 @@ impl BackgroundWorker for Pruner {
                 None if last.deleted.is_none() => self.context.store_base().await?,
                 None => BaseVersion::first(now),
             };
-            if decide::is_due(&last, base, cutoff) {
+            // While a fallback is attached, last versions are masks (docs/adr/0029).
+            if decide::is_due(&last, base, cutoff) && !self.context.is_fallback_open() {
                 due.push(object);
             } else {
                 kept.push(base.deleted(&last));

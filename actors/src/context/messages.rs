@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cenotaph_storage::decide::{
-    Precondition, PutResult, Repair, Swap, SwapReply, UploadRepair, UploadStep,
+    FallbackAnswer, Precondition, PutResult, Repair, Swap, SwapReply, UploadRepair, UploadStep,
 };
 use cenotaph_storage::index::Range;
 use cenotaph_storage::records::Attributes;
@@ -26,12 +26,14 @@ pub(crate) enum ShardMessage {
     /// Decides this swap and commits its plan.
     Swap {
         swap: Box<Swap>,
+        answer: FallbackAnswer,
         permit: Permit,
         reply: ReplyCallback<SwapReply>,
     },
     /// Decides this step of a multipart upload and commits its plan.
     UploadStep {
         swap: Box<UploadStep>,
+        answer: FallbackAnswer,
         permit: Permit,
         reply: ReplyCallback<Option<PutResult>>,
     },
@@ -174,6 +176,7 @@ pub(crate) enum Purpose {
     Put {
         attributes: Attributes,
         precondition: Precondition,
+        answer: FallbackAnswer,
         caller: Caller<PutResult>,
     },
     /// A part of a multipart upload, with the checksums that its caller declared.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cenotaph_storage::blobs::BlobTier;
-use cenotaph_storage::decide::{Swap, SwapReply};
+use cenotaph_storage::decide::{FallbackAnswer, Swap, SwapReply};
 use cenotaph_storage::index::{Batch, CommitError, Index, UnreadableRange};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
 
@@ -13,6 +13,7 @@ use crate::admission::permits::{Admission, Permit};
 use crate::context::backlog::{Backlog, BacklogUpdate};
 use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
+use crate::context::fallback::FallbackOptions;
 use crate::context::idle_refresh::IdleRefreshes;
 use crate::context::messages::{ExpirerMessage, PrunerMessage, ShardMessage, SweeperMessage};
 use crate::context::registry::{ActorRegistry, ActorSlot};
@@ -26,6 +27,7 @@ use crate::runtime::restart_policy::backoff;
 pub(crate) mod backlog;
 pub(crate) mod conflict_queue;
 pub(crate) mod expiry_cursor;
+pub(crate) mod fallback;
 pub(crate) mod idle_refresh;
 pub(crate) mod messages;
 pub(crate) mod post_commit;
@@ -70,6 +72,8 @@ pub(crate) struct Context {
     pub(crate) making_room: AtomicBool,
     pub(crate) idle_refreshes: IdleRefreshes,
     pub(crate) conflict_queue: ConflictQueue,
+    /// The fallback of the store.
+    pub(crate) fallback: Option<FallbackOptions>,
 }
 
 /// Event counters since the engine was opened.
@@ -184,12 +188,14 @@ impl Context {
     pub(crate) async fn compare_and_write(
         &self,
         swap: Swap,
+        answer: FallbackAnswer,
         permit: &Permit,
         wrap: impl Fn(ReplyCallback<SwapReply>) -> ReplyCallback<SwapReply>,
     ) -> Result<SwapReply> {
         let id = swap.id.clone();
         self.deliver(&id, |reply| ShardMessage::Swap {
             swap: Box::new(swap.clone()),
+            answer,
             permit: permit.clone(),
             reply: wrap(reply),
         })

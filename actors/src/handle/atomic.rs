@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cenotaph_storage::decide::{
-    Deleted, Effect, Mutation, Plan, PutResult, ReadSet, Rename, RowState, Swap, SwapReply,
-    SwapView,
+    Deleted, Effect, FallbackAnswer, Mutation, Plan, Precondition, PutResult, ReadSet, Rename,
+    RowState, Swap, SwapReply, SwapView,
 };
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, SyncPoint};
 use tokio::sync::oneshot;
@@ -60,9 +60,10 @@ impl Tiered {
                 .await?;
         }
         let objects: Vec<ObjectId> = swaps.iter().map(|swap| swap.id.clone()).collect();
+        let answers = self.context().answers(&swaps).await?;
         let permit = permit.and(self.context().admission.writes(swaps.len()).await?);
         let decide = move |row_states: &BTreeMap<ObjectId, RowState>, context: &Context| {
-            decide(&swaps, row_states, context)
+            decide(&swaps, &answers, row_states, context)
         };
         self.commit_together(objects, permit, decide).await
     }
@@ -76,11 +77,20 @@ impl Tiered {
     pub async fn rename(&self, rename: Rename) -> Result<Option<PutResult>> {
         self.context().health.check("rename")?;
         self.make_room(0).await?;
+        // A rename moves a row, so the object must have one. Under a version or an etag it does not
+        // commit without one.
+        if rename.source == Precondition::None {
+            self.adopt(&rename.from, false).await?;
+        }
+        let answer = FallbackAnswer::NotAsked;
+        let context = self.context();
+        let answer = context.answer(&rename.to, rename.target, answer).await?;
         let permit = self.context().admission.writes(2).await?;
         let objects = vec![rename.from.clone(), rename.to.clone()];
         let decide = move |row_states: &BTreeMap<ObjectId, RowState>, context: &Context| {
             let now = context.env.steady_now();
-            rename.decide(&row_states[&rename.from], &row_states[&rename.to], now)
+            let to = row_states[&rename.to].clone().answered(answer);
+            rename.decide(&row_states[&rename.from], &to, now)
         };
         self.commit_together(objects, permit, decide).await
     }
@@ -274,6 +284,7 @@ fn answer<T>(reply: Option<ReplyCallback<T>>, answer: Result<T>) {
 /// Decides all swaps. Returns a plan that only fails if one of them cannot commit.
 fn decide(
     swaps: &[Swap],
+    answers: &BTreeMap<ObjectId, FallbackAnswer>,
     row_states: &BTreeMap<ObjectId, RowState>,
     context: &Context,
 ) -> Plan<Vec<WriteReply>> {
@@ -281,8 +292,9 @@ fn decide(
     let mut replies = Vec::with_capacity(swaps.len());
     let mut plans = Vec::with_capacity(swaps.len());
     for swap in swaps {
+        let answer = answers.get(&swap.id).copied().unwrap_or_default();
         let view = SwapView {
-            row_state: row_states[&swap.id].clone(),
+            row_state: row_states[&swap.id].clone().answered(answer),
             is_unreadable: false,
             change_is_live: false,
         };

@@ -14,6 +14,7 @@ use crate::context::registry::ActorKind;
 use crate::handle::supervisor::SupervisorMessage;
 use crate::runtime::reply::{ReplyCallback, reply};
 
+pub(crate) mod adoption;
 pub(crate) mod atomic;
 pub(crate) mod multipart;
 pub(crate) mod scrub;

@@ -13,7 +13,7 @@
 //! because they need no actor.
 
 use cenotaph_storage::decide::{
-    PartRules, Precondition, PutResult, Selection, UploadMutation, UploadStep,
+    FallbackAnswer, PartRules, Precondition, PutResult, Selection, UploadMutation, UploadStep,
 };
 use cenotaph_storage::index::Table;
 use cenotaph_storage::records::{UploadPhase, UploadRecord, upload_record_key};
@@ -52,6 +52,7 @@ impl Tiered {
             id,
             attributes,
             precondition,
+            answer,
         } = intent;
         self.context()
             .blobs
@@ -70,7 +71,8 @@ impl Tiered {
             phase: UploadPhase::Open,
         };
         let upload = self.context().env.upload_id();
-        self.step(&id, upload, UploadMutation::Initiate(session))
+        let answer = self.context().answer(&id, precondition, answer).await?;
+        self.step(&id, upload, answer, UploadMutation::Initiate(session))
             .await
             .map(|_| upload)
     }
@@ -106,7 +108,8 @@ impl Tiered {
             declared,
             caller,
         };
-        self.upload(&id, payload, purpose)
+        let operation = self.context().env.operation_id();
+        self.upload((&id, operation), payload, purpose)
             .await
             .map_err(|error| error.with_id(&id))
     }
@@ -130,6 +133,7 @@ impl Tiered {
         let context = self.context();
         context.health.check("multipart")?;
         parts.check().map_err(|error| error.with_id(id))?;
+        let answer = context.answer_completion(id, &upload, precondition).await?;
         let now = context.env.steady_now();
         // Read before the swap: a write that commits in between supersedes the completion.
         let expected = context
@@ -152,7 +156,7 @@ impl Tiered {
             kept_for,
         };
         // Not tied to this future: a completion that is submitted commits without its caller.
-        let written = self.step(id, upload, completion).await?;
+        let written = self.step(id, upload, answer, completion).await?;
         written.ok_or_else(|| {
             let message = "the completion has no result; complete the upload again";
             Error::new(ErrorKind::Unavailable, "multipart", message).with_id(id)
@@ -166,7 +170,8 @@ impl Tiered {
     /// upload has been completed; otherwise as [`put_inline`](Self::put_inline).
     pub async fn abort(&self, id: &ObjectId, upload: UploadId) -> Result<()> {
         let kept_for = self.context().limits.multipart.kept_for;
-        self.step(id, upload, UploadMutation::Abort { kept_for })
+        let abort = UploadMutation::Abort { kept_for };
+        self.step(id, upload, FallbackAnswer::NotAsked, abort)
             .await
             .map(drop)
     }
@@ -175,6 +180,7 @@ impl Tiered {
         &self,
         id: &ObjectId,
         upload: UploadId,
+        answer: FallbackAnswer,
         mutation: UploadMutation,
     ) -> Result<Option<PutResult>> {
         let context = self.context();
@@ -195,11 +201,11 @@ impl Tiered {
             | UploadMutation::Abort { .. }
             | UploadMutation::Expire => {
                 context
-                    .end(swap, permit, Some(context.limits.budget_wait))
+                    .end(swap, answer, permit, Some(context.limits.budget_wait))
                     .await
             }
             UploadMutation::Initiate(_) | UploadMutation::Part { .. } => {
-                context.step(swap, &permit, |reply| reply).await
+                context.step(swap, answer, &permit, |reply| reply).await
             }
         };
         answer.map_err(|error| error.with_id(id))
@@ -207,6 +213,32 @@ impl Tiered {
 }
 
 impl Context {
+    /// Asks the fallback about the object of a completion, if a precondition of its beginning or of
+    /// its end depends on that.
+    async fn answer_completion(
+        &self,
+        id: &ObjectId,
+        upload: &UploadId,
+        precondition: Precondition,
+    ) -> Result<FallbackAnswer> {
+        if !self.is_fallback_open() {
+            return Ok(FallbackAnswer::NotAsked);
+        }
+        let answer = self
+            .answer(id, precondition, FallbackAnswer::NotAsked)
+            .await?;
+        let value = self
+            .index
+            .get(Table::Uploads, &upload_record_key(id, upload))
+            .await?;
+        // The shard reports a missing record.
+        let Some(value) = value else {
+            return Ok(answer);
+        };
+        let record = UploadRecord::decode(&value)?;
+        self.answer(id, record.precondition, answer).await
+    }
+
     /// Checks that an upload is open, before the first byte of a part is uploaded.
     pub(crate) async fn check_upload(&self, id: &ObjectId, upload: &UploadId) -> Result<()> {
         let value = self

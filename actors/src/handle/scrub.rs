@@ -13,7 +13,8 @@
 //! the rest. `cenotaph_storage::scrub` decides which findings are damage, and their repair.
 
 use cenotaph_storage::decide::{
-    Mutation, Precondition, Repair, Swap, SwapReply, UploadMutation, UploadRepair, UploadStep,
+    FallbackAnswer, Mutation, Precondition, Repair, Swap, SwapReply, UploadMutation, UploadRepair,
+    UploadStep,
 };
 use cenotaph_storage::index::Table;
 use cenotaph_storage::planted::Bug;
@@ -285,7 +286,9 @@ impl Context {
                     operation: self.env.operation_id(),
                     mutation: UploadMutation::Expire,
                 };
-                match self.step(swap, &Permit::free(), |reply| reply).await {
+                let free = Permit::free();
+                let ended = self.step(swap, FallbackAnswer::NotAsked, &free, |reply| reply);
+                match ended.await {
                     Err(error)
                         if !matches!(
                             error.kind(),
@@ -316,8 +319,10 @@ impl Context {
             precondition,
             mutation,
         };
-        self.compare_and_write(swap, &Permit::free(), |reply| reply)
-            .await
+        self.compare_and_write(swap, FallbackAnswer::NotAsked, &Permit::free(), |reply| {
+            reply
+        })
+        .await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::admission::permits::Admission;
 use crate::context::backlog::Backlog;
 use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
+use crate::context::fallback::FallbackOptions;
 use crate::context::idle_refresh::IdleRefreshes;
 use crate::context::messages::RecoveryMessage;
 use crate::context::registry::ActorRegistry;
@@ -42,6 +43,8 @@ pub struct StartOptions {
     pub epoch: Epoch,
     /// Limits of the actors.
     pub limits: Limits,
+    /// The fallback of the store.
+    pub fallback: Option<FallbackOptions>,
 }
 
 impl Tiered {
@@ -154,6 +157,7 @@ fn context(options: StartOptions, health: Health) -> Context {
         pins,
         epoch,
         limits,
+        fallback,
     } = options;
     let registry = Arc::new(ActorRegistry::new(limits.shards));
     let recovery_requested = Arc::new(AtomicBool::new(false));
@@ -194,6 +198,7 @@ fn context(options: StartOptions, health: Health) -> Context {
         making_room: AtomicBool::new(false),
         idle_refreshes: IdleRefreshes::default(),
         conflict_queue: ConflictQueue::default(),
+        fallback,
     }
 }
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use cenotaph_storage::decide::{Deleted, Mutation, Precondition, PutResult, Swap, SwapReply};
+use cenotaph_storage::decide::{
+    Deleted, FallbackAnswer, Mutation, Precondition, PutResult, Swap, SwapReply,
+};
 use cenotaph_storage::records::{Amendment, Attributes, Extension};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result};
 use tokio::sync::oneshot;
@@ -30,6 +32,8 @@ pub struct WriteIntent {
     pub attributes: Attributes,
     /// Required state of the object.
     pub precondition: Precondition,
+    /// Answer of the fallback, if the caller has asked it. Otherwise it is asked if necessary.
+    pub answer: FallbackAnswer,
 }
 
 /// The payload of an upload, and the permit for its bytes that are buffered already.
@@ -93,6 +97,7 @@ impl Tiered {
             id,
             attributes,
             precondition,
+            answer,
         } = intent;
         self.context().health.check("put")?;
         // Before the permit: a write that waits for space must not hold a place of others.
@@ -103,7 +108,9 @@ impl Tiered {
             payload,
             attributes,
         };
-        let reply = self.write(id, precondition, mutation, permit).await?;
+        let reply = self
+            .write(id, (precondition, answer), mutation, permit)
+            .await?;
         Ok(reply.written())
     }
 
@@ -128,12 +135,14 @@ impl Tiered {
             id,
             attributes,
             precondition,
+            answer,
         } = intent;
         self.context().health.check("put")?;
         self.context()
             .blobs
             .check_root()
             .map_err(|error| error.with_id(&id))?;
+        let answer = self.context().answer(&id, precondition, answer).await?;
         let payload = UploadPayload {
             source,
             peeked,
@@ -142,9 +151,11 @@ impl Tiered {
         let purpose = |caller| Purpose::Put {
             attributes,
             precondition,
+            answer,
             caller,
         };
-        self.upload(&id, payload, purpose)
+        let operation = operation_of(self.context().env.operation_id(), answer);
+        self.upload((&id, operation), payload, purpose)
             .await
             .map_err(|error| error.with_id(&id))
     }
@@ -152,7 +163,7 @@ impl Tiered {
     /// Uploads a payload to the blob tier by an upload actor, and returns the answer of the upload.
     pub(crate) async fn upload<T>(
         &self,
-        id: &ObjectId,
+        (id, operation): (&ObjectId, OperationId),
         payload: UploadPayload,
         purpose: impl FnOnce(Caller<T>) -> Purpose,
     ) -> Result<T> {
@@ -168,7 +179,7 @@ impl Tiered {
         let (_present, caller_gone) = oneshot::channel();
         let job = UploadJob {
             id: id.clone(),
-            operation: self.context().env.operation_id(),
+            operation,
             purpose: purpose(caller),
             source,
             caller_gone,
@@ -214,11 +225,25 @@ impl Tiered {
     /// Deletes an object. Its row is removed when this returns; its blobs are deleted later.
     ///
     /// # Errors
-    /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete.
-    pub async fn delete(&self, id: ObjectId, precondition: Precondition) -> Result<Deleted> {
+    /// As [`put_inline`](Self::put_inline). A failing blob tier never fails a delete, but a failing
+    /// fallback fails the delete of an object that the store never had.
+    pub async fn delete(
+        &self,
+        id: ObjectId,
+        precondition: Precondition,
+        answer: FallbackAnswer,
+    ) -> Result<Deleted> {
         self.context().health.check("delete")?;
+        let answer = match (precondition, answer) {
+            (Precondition::None, FallbackAnswer::NotAsked) => {
+                self.context().ask_fallback(&id).await?
+            }
+            (_, answer) => answer,
+        };
         let free = Permit::free();
-        let reply = self.write(id, precondition, Mutation::Delete, free).await?;
+        let reply = self
+            .write(id, (precondition, answer), Mutation::Delete, free)
+            .await?;
         Ok(reply.deleted())
     }
 
@@ -265,8 +290,10 @@ impl Tiered {
         mutation: Mutation,
     ) -> Result<Option<PutResult>> {
         self.context().health.check(operation)?;
+        let precondition = self.adopt_for(operation, &id, precondition).await?;
         let free = Permit::free();
-        let reply = self.write(id, precondition, mutation, free).await?;
+        let condition = (precondition, FallbackAnswer::NotAsked);
+        let reply = self.write(id, condition, mutation, free).await?;
         Ok(reply.amended())
     }
 
@@ -275,14 +302,17 @@ impl Tiered {
     async fn write(
         &self,
         id: ObjectId,
-        precondition: Precondition,
+        (precondition, answer): (Precondition, FallbackAnswer),
         mutation: Mutation,
         permit: Permit,
     ) -> Result<SwapReply> {
         let context = self.context();
+        // Before the permit: a slow fallback must not hold the places of other writes.
+        let answer = context.answer(&id, precondition, answer).await?;
         let write = context.admission.write().await;
         let permit = permit.and(write.map_err(|error| error.with_id(&id))?);
-        let swap = self.swap(id.clone(), precondition, mutation);
+        let mut swap = self.swap(id.clone(), precondition, mutation);
+        swap.operation = operation_of(swap.operation, answer);
         // The oldest conflict is released before the winner is answered: it is the next to write.
         let release_first = |reply: ReplyCallback<SwapReply>| -> ReplyCallback<SwapReply> {
             let context = Arc::clone(context);
@@ -297,7 +327,7 @@ impl Tiered {
             })
         };
         let written = context
-            .compare_and_write(swap, &permit, release_first)
+            .compare_and_write(swap, answer, &permit, release_first)
             .await;
         // A conflict that waits for its turn takes no place of other writes.
         drop(permit);
@@ -332,7 +362,7 @@ impl Tiered {
         context.env.clone().spawn(async move {
             let _refresh = refresh;
             match context
-                .compare_and_write(swap, &permit, |reply| reply)
+                .compare_and_write(swap, FallbackAnswer::NotAsked, &permit, |reply| reply)
                 .await
             {
                 Ok(_) => drop(context.counters.touches.fetch_add(1, Ordering::Relaxed)),
@@ -349,7 +379,17 @@ impl Tiered {
 fn may_retry(error: &Error, precondition: Precondition) -> bool {
     let has_read = match precondition {
         Precondition::Version(_) | Precondition::Etag(_) => true,
-        Precondition::None | Precondition::Absent => false,
+        Precondition::None | Precondition::Absent | Precondition::InFallback => false,
     };
     has_read && matches!(error.kind(), ErrorKind::Conflict { .. })
+}
+
+/// Returns the operation id of a write with this answer. That of a move is marked.
+fn operation_of(operation: OperationId, answer: FallbackAnswer) -> OperationId {
+    match answer {
+        FallbackAnswer::Moved(_) => operation.of_move(),
+        FallbackAnswer::NotAsked | FallbackAnswer::Missing | FallbackAnswer::Present(_) => {
+            operation
+        }
+    }
 }

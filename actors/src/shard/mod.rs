@@ -10,7 +10,7 @@
 //! then the index shows every batch that its predecessor submitted. Commits on several shards lock
 //! objects of each (`runtime/shard_lock.rs`).
 
-use cenotaph_storage::decide::{self, Plan, Swap, SwapReply};
+use cenotaph_storage::decide::{self, FallbackAnswer, Plan, Swap, SwapReply};
 use cenotaph_storage::{ObjectId, OperationId, Result, SyncPoint, tamper};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
@@ -88,18 +88,20 @@ impl Shard {
         match message {
             ShardMessage::Swap {
                 swap,
+                answer,
                 permit,
                 reply,
             } => {
-                let planned = self.plan_swap(pending, &swap).await;
+                let planned = self.plan_swap(pending, &swap, answer).await;
                 self.carry_out(pending, planned, Some(permit), reply);
             }
             ShardMessage::UploadStep {
                 swap,
+                answer,
                 permit,
                 reply,
             } => {
-                let planned = self.plan_step(pending, &swap).await;
+                let planned = self.plan_step(pending, &swap, answer).await;
                 self.carry_out(pending, planned, Some(permit), reply);
             }
             ShardMessage::Repair {
@@ -140,9 +142,15 @@ impl Shard {
         }
     }
 
-    async fn plan_swap(&self, pending: &PendingWrites, swap: &Swap) -> Result<Plan<SwapReply>> {
+    async fn plan_swap(
+        &self,
+        pending: &PendingWrites,
+        swap: &Swap,
+        answer: FallbackAnswer,
+    ) -> Result<Plan<SwapReply>> {
         let mut reader = DecisionReader::new(&self.context, pending);
-        let view = reader.swap_view(swap).await?;
+        let mut view = reader.swap_view(swap).await?;
+        view.row_state = view.row_state.answered(answer);
         let now = self.context.env.steady_now();
         let plan = swap.decide(&view, now);
         // Hook of planted bugs: without the feature it returns the same plan.

@@ -96,7 +96,7 @@ impl<'a> DecisionReader<'a> {
         let row_state = self.pending?.row_state(id)?.clone();
         let row = match &row_state {
             RowState::Present(row) => ReadValue::Value(row.encode()),
-            RowState::Absent(_) | RowState::New(_) => ReadValue::Absent,
+            RowState::Absent(_) | RowState::New(_) | RowState::Fallback { .. } => ReadValue::Absent,
         };
         self.reads.note(Table::Rows, id.encoded().clone(), row);
         // The decision rests on the last version, too, which is an entry of its own.
@@ -107,7 +107,8 @@ impl<'a> DecisionReader<'a> {
                 self.reads.note(Table::Meta, last_version_key(id), value);
                 row_state
             }
-            RowState::New(_) => {
+            // No commit results in `Fallback`.
+            RowState::New(_) | RowState::Fallback { .. } => {
                 let value = ReadValue::Absent;
                 self.reads.note(Table::Meta, last_version_key(id), value);
                 self.new_object()

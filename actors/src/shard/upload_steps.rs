@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cenotaph_storage::decide::{Plan, PutResult, UploadMutation, UploadStep, UploadView};
+use cenotaph_storage::decide::{
+    FallbackAnswer, Plan, PutResult, UploadMutation, UploadStep, UploadView,
+};
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::records::{
     Filed, UploadPhase, UploadRecord, parts_prefix, read_part_key, upload_record_key,
@@ -26,12 +28,14 @@ impl Context {
     pub(crate) async fn step(
         &self,
         swap: UploadStep,
+        answer: FallbackAnswer,
         permit: &Permit,
         wrap: impl Fn(ReplyCallback<Option<PutResult>>) -> ReplyCallback<Option<PutResult>>,
     ) -> Result<Option<PutResult>> {
         let id = swap.id.clone();
         self.deliver(&id, |reply| ShardMessage::UploadStep {
             swap: Box::new(swap.clone()),
+            answer,
             permit: permit.clone(),
             reply: wrap(reply),
         })
@@ -46,6 +50,7 @@ impl Context {
     pub(crate) async fn end(
         &self,
         swap: UploadStep,
+        answer: FallbackAnswer,
         permit: Permit,
         wait: Option<Duration>,
     ) -> Result<Option<PutResult>> {
@@ -69,7 +74,7 @@ impl Context {
         };
         // Held until the end of the upload is durable.
         let permit = permit.and(turn);
-        self.step(swap, &permit, |reply| reply).await
+        self.step(swap, answer, &permit, |reply| reply).await
     }
 }
 
@@ -79,9 +84,11 @@ impl Shard {
         &self,
         pending: &PendingWrites,
         step: &UploadStep,
+        answer: FallbackAnswer,
     ) -> Result<Plan<Option<PutResult>>> {
         let mut reader = DecisionReader::new(&self.context, pending);
-        let view = view(&mut reader, step).await?;
+        let mut view = view(&mut reader, step).await?;
+        view.row_state = view.row_state.answered(answer);
         let plan = step.decide(&view, self.context.env.steady_now());
         let plan = tamper::step(&self.context.env, step, view, plan);
         Ok(plan.based_on(reader.into_reads()))

@@ -168,6 +168,7 @@ impl BlobUpload {
             Purpose::Put {
                 attributes,
                 precondition,
+                answer,
                 caller,
             } => {
                 let put = put::LargePut {
@@ -175,6 +176,7 @@ impl BlobUpload {
                     operation,
                     attributes,
                     precondition,
+                    answer,
                     caller,
                     permit,
                 };

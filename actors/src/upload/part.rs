@@ -1,6 +1,6 @@
 //! A part: steps 1 and 5 of an upload whose revision becomes a part of a multipart upload.
 
-use cenotaph_storage::decide::{PutResult, UploadMutation, UploadStep};
+use cenotaph_storage::decide::{FallbackAnswer, PutResult, UploadMutation, UploadStep};
 use cenotaph_storage::records::Part;
 use cenotaph_storage::{Digest, ObjectId, OperationId, PartNumber, Result, SyncPoint, UploadId};
 use tokio::sync::oneshot;
@@ -113,6 +113,9 @@ impl BlobUpload {
                     reply(answer);
                 })
             };
-        self.context.step(swap, &permit, wrap).await.map(drop)
+        let filed = self
+            .context
+            .step(swap, FallbackAnswer::NotAsked, &permit, wrap);
+        filed.await.map(drop)
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use cenotaph_storage::decide::{
-    self, ExpectedRow, Mutation, Precondition, PutResult, RowState, Swap, SwapReply, conflict,
+    self, ExpectedRow, FallbackAnswer, Mutation, Precondition, PutResult, RowState, Swap,
+    SwapReply, conflict,
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::{Attributes, Manifest};
@@ -26,6 +27,7 @@ pub(super) struct LargePut {
     pub(super) operation: OperationId,
     pub(super) attributes: Attributes,
     pub(super) precondition: Precondition,
+    pub(super) answer: FallbackAnswer,
     pub(super) caller: Caller<PutResult>,
     pub(super) permit: Permit,
 }
@@ -59,9 +61,10 @@ impl BlobUpload {
             row_state => row_state?,
         };
         // Checked here to fail early, and again by the shard, which decides.
-        if let Err(current) = put.precondition.check(row_state.live(now)) {
+        let row_state = row_state.answered(put.answer);
+        if let Err(unmet) = row_state.check(put.precondition, now) {
             context.counters.conflicts.fetch_add(1, Ordering::Relaxed);
-            return Err(conflict("put", current));
+            return Err(conflict("put", unmet));
         }
         // The swap compares with this row: a write that commits while bytes flow supersedes the
         // put.
@@ -102,6 +105,7 @@ impl BlobUpload {
             operation,
             attributes,
             precondition,
+            answer,
             caller,
             permit,
         } = put;
@@ -148,7 +152,7 @@ impl BlobUpload {
             mutation,
         };
         self.context
-            .compare_and_write(swap, &permit, wrap)
+            .compare_and_write(swap, answer, &permit, wrap)
             .await
             .map(drop)
     }

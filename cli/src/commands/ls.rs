@@ -90,7 +90,8 @@ fn long(entry: &Entry) -> [String; 4] {
             [
                 metadata.size.to_string(),
                 human::moment(metadata.modified),
-                format!("v{}", head.version),
+                head.version
+                    .map_or_else(|| "-".to_owned(), |version| format!("v{version}")),
                 name,
             ]
         }
@@ -114,7 +115,7 @@ pub(crate) fn head_in_json(head: &ObjectMeta) -> Value {
         "key": head.id.key(),
         "namespace": head.id.namespace_str(),
         "size": metadata.size,
-        "version": head.version.get(),
+        "version": head.version.map(cenotaph::Version::get),
         "etag": head.etag,
         "checksum": metadata.checksum.map(|checksum| checksum.to_string()),
         "created_ms": metadata.created.as_millis(),

@@ -35,11 +35,15 @@ fn in_words(head: &ObjectMeta) -> String {
         row("key", head.id.key().to_owned()),
         row("namespace", head.id.namespace_str().to_owned()),
         row("size", format!("{} bytes", human::grouped(metadata.size))),
-        row("version", head.version.to_string()),
-        row("etag", head.etag.to_string()),
         row("created", human::moment(metadata.created)),
         row("modified", human::moment(metadata.modified)),
     ];
+    // Behind the size. An object that only the fallback has has neither.
+    let version = head
+        .version
+        .map(|version| row("version", version.to_string()));
+    let etag = head.etag.map(|etag| row("etag", etag.to_string()));
+    rows.splice(3..3, version.into_iter().chain(etag));
     rows.extend(
         metadata
             .expires_at

@@ -147,7 +147,7 @@ impl CopyPart {
         let permit = engine.namespaces().begin_on(&from, "part_copy")?;
         let open = engine.open_object(&from, range).await?.object();
         let object = open.map(|open| Object::new(open, permit)).transpose()?;
-        let current = object.as_ref().map(Object::current);
+        let current = object.as_ref().and_then(Object::current);
         if !source.holds(current) {
             let message = "the source does not satisfy the precondition; nothing was uploaded";
             return Err(

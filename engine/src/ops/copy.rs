@@ -55,7 +55,7 @@ impl CopyRequest {
             .await?
             .object();
         let object = open.map(|open| Object::new(open, permit)).transpose()?;
-        let current = object.as_ref().map(Object::current);
+        let current = object.as_ref().and_then(Object::current);
         if self
             .source
             .is_some_and(|version| current.map(|current| current.version) != Some(version))

@@ -2,7 +2,7 @@
 
 use std::future::IntoFuture;
 
-use cenotaph_storage::decide::{Deleted, Precondition};
+use cenotaph_storage::decide::{Deleted, FallbackAnswer, Precondition};
 use cenotaph_storage::index::UnreadableRange;
 use cenotaph_storage::{Entry, Error, ErrorKind, Namespace, ObjectId, Result};
 use futures::future::BoxFuture;
@@ -101,6 +101,7 @@ pub struct Delete {
     engine: Engine,
     id: Result<ObjectId>,
     precondition: Precondition,
+    answer: FallbackAnswer,
 }
 
 impl Delete {
@@ -109,7 +110,14 @@ impl Delete {
             engine,
             id,
             precondition: Precondition::None,
+            answer: FallbackAnswer::NotAsked,
         }
+    }
+
+    /// Sets the answer of the fallback, which is then not asked.
+    pub(crate) fn answered(mut self, answer: FallbackAnswer) -> Self {
+        self.answer = answer;
+        self
     }
 
     precondition_setters!();
@@ -128,7 +136,8 @@ impl IntoFuture for Delete {
         observed(engine, "delete", span, async move {
             let id = self.id?;
             let within = self.engine.namespaces().begin_on(&id, "delete")?;
-            within.end(self.engine.tiered().delete(id, self.precondition).await)
+            let tiered = self.engine.tiered();
+            within.end(tiered.delete(id, self.precondition, self.answer).await)
         })
     }
 }
@@ -276,6 +285,7 @@ impl Delete {
             engine: self.engine.clone(),
             id: self.id.clone(),
             precondition: self.precondition,
+            answer: self.answer,
         }
         .into_future()
     }

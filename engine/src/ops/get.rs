@@ -89,6 +89,10 @@ impl Engine {
     /// Extends the deadline of an object that was read, if its time to idle requires that. The read
     /// does not wait for the extension.
     pub(crate) fn was_read(&self, object: &Object) {
+        // An object of the fallback has no row whose deadline could be extended.
+        let Some(etag) = object.etag() else {
+            return;
+        };
         let metadata = object.metadata();
         let policy = metadata.attributes.expiration;
         if policy
@@ -96,7 +100,7 @@ impl Engine {
             .is_some()
         {
             // The operation id names the write that was read. A write in between is not refreshed.
-            self.tiered().touch(object.id(), object.etag().operation());
+            self.tiered().touch(object.id(), etag.operation());
         }
     }
 }
@@ -208,11 +212,8 @@ impl Object {
         self.0.is_inline()
     }
 
-    pub(crate) fn current(&self) -> ObjectVersion {
-        ObjectVersion {
-            version: self.version(),
-            etag: self.etag(),
-        }
+    pub(crate) fn current(&self) -> Option<ObjectVersion> {
+        self.0.head().current()
     }
 
     /// Returns the id of the object.
@@ -220,13 +221,15 @@ impl Object {
         &self.0.head().id
     }
 
-    /// Returns the version of the object, which counts its committed writes.
-    pub fn version(&self) -> Version {
+    /// Returns the version of the object, which counts its committed writes. `None` if only the
+    /// [fallback](crate::Builder::fallback) has the object.
+    pub fn version(&self) -> Option<Version> {
         self.0.head().version
     }
 
-    /// Returns the etag of the write that created this version.
-    pub fn etag(&self) -> Etag {
+    /// Returns the etag of the write that created this version. `None` if only the
+    /// [fallback](crate::Builder::fallback) has the object.
+    pub fn etag(&self) -> Option<Etag> {
         self.0.head().etag
     }
 

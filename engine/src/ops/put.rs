@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 use std::sync::atomic::Ordering;
 
 use cenotaph_actors::WriteIntent;
-use cenotaph_storage::decide::{Precondition, PutResult};
+use cenotaph_storage::decide::{FallbackAnswer, Precondition, PutResult};
 use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result};
 use futures::future::BoxFuture;
@@ -88,7 +88,7 @@ impl Engine {
 /// assert_eq!(written.outcome, cenotaph::WriteOutcome::Applied);
 /// let head = engine.head("cats/tom.jpg").await?.expect("it was just put");
 /// assert_eq!(head.metadata.attributes.custom["album"], "pets");
-/// assert_eq!(Some(head.etag), written.etag);
+/// assert_eq!(head.etag, written.etag);
 /// # engine.close().await
 /// # }
 /// ```
@@ -100,6 +100,7 @@ pub struct Put {
     body: Body,
     attributes: Attributes,
     precondition: Precondition,
+    answer: FallbackAnswer,
     is_bulk: bool,
 }
 
@@ -111,6 +112,7 @@ impl Put {
             body,
             attributes: Attributes::default(),
             precondition: Precondition::None,
+            answer: FallbackAnswer::NotAsked,
             is_bulk: false,
         }
     }
@@ -139,6 +141,12 @@ impl Put {
     /// ```
     pub fn bulk(mut self) -> Self {
         self.is_bulk = true;
+        self
+    }
+
+    /// Sets the answer of the fallback, which is then not asked.
+    pub(crate) fn answered(mut self, answer: FallbackAnswer) -> Self {
+        self.answer = answer;
         self
     }
 
@@ -177,6 +185,7 @@ impl Put {
             id: id.clone(),
             attributes: self.attributes,
             precondition: self.precondition,
+            answer: self.answer,
         };
         match peeked {
             Peeked::Inline(payload) => {

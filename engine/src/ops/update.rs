@@ -2,7 +2,8 @@
 //! writes.
 //!
 //! Updates are optimistic. Nothing is locked while the caller's function runs:
-//! 1. Read the object, and derive the precondition from the version that was read.
+//! 1. Read the object, and derive the precondition from the version that was read. If only the
+//!    fallback has the object, the precondition is that this is still so.
 //! 2. Call the function.
 //! 3. Commit its result under the precondition.
 //! 4. On `Conflict`, wait for a turn (`update_queue.rs`) or back off, then start again.
@@ -12,7 +13,8 @@
 
 use std::time::Duration;
 
-use cenotaph_storage::decide::{Deleted, Precondition, PutResult};
+use cenotaph_storage::decide::{Deleted, FallbackAnswer, Precondition, PutResult};
+use cenotaph_storage::fallback::FallbackTimes;
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result};
@@ -87,6 +89,36 @@ pub enum Updated {
     Deleted(Deleted),
     /// The object was kept unchanged.
     Kept,
+}
+
+/// State of the object that an update has read, as the condition of its write.
+#[derive(Clone, Copy, Debug)]
+struct UpdateBasis {
+    precondition: Precondition,
+    answer: FallbackAnswer,
+}
+
+impl UpdateBasis {
+    fn ours(precondition: Precondition) -> Self {
+        Self {
+            precondition,
+            answer: FallbackAnswer::NotAsked,
+        }
+    }
+
+    /// Returns the condition of a write over an object that only the fallback has: it must not have
+    /// been written, moved or deleted since.
+    fn in_fallback(object: &Object) -> Self {
+        let metadata = object.metadata();
+        Self {
+            precondition: Precondition::InFallback,
+            answer: FallbackAnswer::Present(FallbackTimes {
+                created: metadata.created,
+                modified: metadata.modified,
+                expires_at: metadata.expires_at,
+            }),
+        }
+    }
 }
 
 impl Engine {
@@ -166,7 +198,7 @@ impl Engine {
         let mut place = self.update_queues().join_existing(&id);
         self.wait_for_turn(place.as_mut()).await;
         loop {
-            let (current, precondition) = self.read_for_update(&id).await?;
+            let (current, basis) = self.read_for_update(&id).await?;
             let update = f(current).await.map_err(|error| {
                 Error::new(
                     ErrorKind::Source,
@@ -176,7 +208,7 @@ impl Engine {
                 .with_id(&id)
                 .with_source(error)
             })?;
-            match self.commit_update(&id, update, precondition).await {
+            match self.commit_update(&id, update, basis).await {
                 Err(error) if matches!(error.kind(), ErrorKind::Conflict { .. }) => {
                     attempt += 1;
                     metrics::counter!("cenotaph_update_conflicts_total").increment(1);
@@ -199,8 +231,8 @@ impl Engine {
         }
     }
 
-    /// Returns the object, and the precondition for writing it back.
-    async fn read_for_update(&self, id: &ObjectId) -> Result<(Option<Object>, Precondition)> {
+    /// Returns the object, and the condition for writing it back.
+    async fn read_for_update(&self, id: &ObjectId) -> Result<(Option<Object>, UpdateBasis)> {
         self.check_open("update")?;
         // Checked before the read: on a read-only engine, an update that keeps the object must fail
         // as well.
@@ -208,25 +240,34 @@ impl Engine {
         let permit = self.namespaces().begin_on(id, "update")?;
         let open = match self.open_object(id, ByteRange::Full).await? {
             OpenedObject::Object(open) => open,
-            OpenedObject::Absent => return Ok((None, Precondition::Absent)),
+            OpenedObject::Absent => return Ok((None, UpdateBasis::ours(Precondition::Absent))),
             // The row exists although its blob is missing. The write must replace exactly that row,
             // so its precondition is the version and not absence.
             OpenedObject::Dangling(current) => {
-                return Ok((None, Precondition::Version(current.version)));
+                return Ok((
+                    None,
+                    UpdateBasis::ours(Precondition::Version(current.version)),
+                ));
             }
         };
         let object = Object::new(open, permit)?;
         // An update counts as a read, even if it keeps the object.
         self.was_read(&object);
-        let precondition = Precondition::Version(object.version());
-        Ok((Some(object), precondition))
+        let basis = match object.version() {
+            Some(version) => UpdateBasis::ours(Precondition::Version(version)),
+            None => UpdateBasis::in_fallback(&object),
+        };
+        Ok((Some(object), basis))
     }
 
     async fn commit_update(
         &self,
         id: &ObjectId,
         update: Update,
-        precondition: Precondition,
+        UpdateBasis {
+            precondition,
+            answer,
+        }: UpdateBasis,
     ) -> Result<Updated> {
         // Bug to be found by the simulator.
         let precondition = if self.env().planted(Bug::UpdateWithoutPrecondition) {
@@ -239,11 +280,15 @@ impl Engine {
             Update::Delete => self
                 .delete(id)
                 .precondition(precondition)
+                .answered(answer)
                 .await
                 .map(Updated::Deleted),
             Update::Put(NewContent { body, attributes }) => {
                 let put = Put::new(self.clone(), Ok(id.clone()), body).attributes(attributes);
-                put.precondition(precondition).await.map(Updated::Written)
+                put.precondition(precondition)
+                    .answered(answer)
+                    .await
+                    .map(Updated::Written)
             }
         }
     }

@@ -42,7 +42,7 @@ impl Client {
             state.model.reads(
                 number,
                 id.encoded().clone(),
-                object.version().get(),
+                object.version().map_or(0, cenotaph::Version::get),
                 object.range(),
             );
             state.trace.tick()
@@ -51,8 +51,10 @@ impl Client {
         let size = object.metadata().size;
         let content = self.read(&mut object, write, span, pace).await;
         Answer::Found(FoundObject {
-            version: object.version().get(),
-            etag: object.etag().to_string(),
+            version: object.version().map_or(0, cenotaph::Version::get),
+            etag: object
+                .etag()
+                .map_or_else(String::new, |etag| etag.to_string()),
             size,
             write,
             opened,
@@ -109,8 +111,8 @@ impl Client {
     pub(super) async fn head(&self, id: ObjectId) -> Answer {
         match self.engine.head(id).await {
             Ok(Some(head)) => Answer::Found(FoundObject {
-                version: head.version.get(),
-                etag: head.etag.to_string(),
+                version: head.version.map_or(0, cenotaph::Version::get),
+                etag: head.etag.map_or_else(String::new, |etag| etag.to_string()),
                 size: head.metadata.size,
                 write: write_of(&head.metadata.attributes.custom),
                 opened: self.durable_state.state().trace.tick(),
@@ -161,7 +163,10 @@ impl Client {
                     ));
                 }
                 let name = |entry: &Entry| match entry {
-                    Entry::Object(head) => (head.id.encoded().clone(), head.version.get()),
+                    Entry::Object(head) => (
+                        head.id.encoded().clone(),
+                        head.version.map_or(0, cenotaph::Version::get),
+                    ),
                     // Prefixes have no version. No object has version 0.
                     Entry::Prefix(prefix) => (Bytes::from(format!("default\0{prefix}")), 0),
                 };
@@ -221,7 +226,10 @@ pub(super) fn write_of(custom: &std::collections::BTreeMap<String, String>) -> O
 /// Returns the row key and version of a listed object, or `None` for a prefix.
 fn listed(entry: &Entry) -> Option<(Bytes, u64)> {
     match entry {
-        Entry::Object(head) => Some((head.id.encoded().clone(), head.version.get())),
+        Entry::Object(head) => Some((
+            head.id.encoded().clone(),
+            head.version.map_or(0, cenotaph::Version::get),
+        )),
         Entry::Prefix(_) => None,
     }
 }

@@ -110,7 +110,9 @@ impl Client {
         let updated = self.engine.update(id, |current| {
             let payload = payload.clone();
             // 0 if the object is absent.
-            let saw = current.as_ref().map_or(0, |object| object.version().get());
+            let saw = current.as_ref().map_or(0, |object| {
+                object.version().map_or(0, cenotaph::Version::get)
+            });
             async move {
                 if update.pause_ms > 0 {
                     sleep(Duration::from_millis(update.pause_ms)).await;

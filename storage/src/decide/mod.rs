@@ -15,6 +15,9 @@
 //! Where an object has neither, its versions follow the base version of the store, which is then
 //! read, too.
 //!
+//! A request may carry the answer of the fallback about its object, which is then part of the state
+//! (`row_state.rs`).
+//!
 //! Shards, recovery, the simulator's checkers and property tests call the same functions. Guards I3
 //! (one batch holds everything that a decision changes), I6, and the idempotence of swaps.
 
@@ -35,12 +38,13 @@ mod upload_step;
 pub use fence::{fence, fence_orphans, not_fenced, record, revision_key};
 pub use parts::{PartRules, Selection};
 pub use plan::{DecisionEvent, Effect, Plan, ReadEntry, ReadSet, ReadValue, conflict};
+pub use precondition::UnmetState;
 pub use prune::{is_due, prune};
 pub use rename::Rename;
 pub(crate) use repair::is_as_written;
 pub use repair::{Lost, Repair, SeenObject, SeenRow, remove_row, unreached};
 pub use results::{Deleted, SwapReply};
-pub use row_state::{ExpectedRow, RowState};
+pub use row_state::{ExpectedRow, FallbackAnswer, RowState};
 pub use swap::{Mutation, Swap, SwapView};
 pub use upload_repair::{SeenEntry, SeenUpload, UploadRepair};
 pub use upload_step::{UploadMutation, UploadStep, UploadView};

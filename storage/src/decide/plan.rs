@@ -10,7 +10,7 @@
 
 use bytes::Bytes;
 
-use super::RowState;
+use super::{RowState, UnmetState};
 use crate::index::{Batch, Table};
 use crate::types::{Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Result};
 
@@ -72,10 +72,10 @@ impl<T> Plan<T> {
     }
 
     /// Returns a plan for a request whose precondition does not hold.
-    pub fn conflict(operation: &'static str, current: Option<ObjectVersion>) -> Self {
+    pub fn conflict(operation: &'static str, unmet: impl Into<UnmetState>) -> Self {
         Self {
             event: Some(DecisionEvent::Conflict),
-            ..Self::nothing(Err(conflict(operation, current)))
+            ..Self::nothing(Err(conflict(operation, unmet)))
         }
     }
 
@@ -162,11 +162,16 @@ impl ReadSet {
 }
 
 /// Returns the error of a write whose precondition does not hold.
-pub fn conflict(operation: &'static str, current: Option<ObjectVersion>) -> Error {
-    let found = match current {
-        Some(ObjectVersion { version, etag }) => format!("version={version} etag={etag}"),
-        None => "absent".to_owned(),
+pub fn conflict(operation: &'static str, unmet: impl Into<UnmetState>) -> Error {
+    let unmet = unmet.into();
+    let found = match unmet {
+        UnmetState::Current(ObjectVersion { version, etag }) => {
+            format!("version={version} etag={etag}")
+        }
+        UnmetState::InFallback => "in the fallback only".to_owned(),
+        UnmetState::Absent => "absent".to_owned(),
     };
+    let current = unmet.current();
     let message =
         format!("the precondition does not hold; nothing was committed: current: {found}");
     Error::new(ErrorKind::Conflict { current }, operation, message)

@@ -68,7 +68,10 @@ pub fn prune(
 fn due_version(state: &RowState, base: BaseVersion, cutoff: Timestamp) -> Option<Version> {
     match state {
         RowState::Absent(last) if is_due(last, base, cutoff) => Some(last.version),
-        RowState::Absent(_) | RowState::Present(_) | RowState::New(_) => None,
+        RowState::Absent(_)
+        | RowState::Present(_)
+        | RowState::New(_)
+        | RowState::Fallback { .. } => None,
     }
 }
 

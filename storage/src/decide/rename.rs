@@ -46,8 +46,8 @@ impl Rename {
     ) -> Plan<Option<PutResult>> {
         let conditions = [(&self.from, from, self.source), (&self.to, to, self.target)];
         for (id, row_state, precondition) in conditions {
-            if let Err(current) = precondition.check(row_state.live(now)) {
-                let mut plan = Plan::conflict("rename", current);
+            if let Err(unmet) = row_state.check(precondition, now) {
+                let mut plan = Plan::conflict("rename", unmet);
                 plan.reply = plan.reply.map_err(|error| error.with_id(id));
                 return plan;
             }
@@ -83,7 +83,7 @@ impl Rename {
         transition::put_rows(&mut batch, &transitions);
         let orphans = transition::orphans(&transitions);
         transition::put_orphans(&mut batch, &orphans, now, LateWrite::Landed);
-        let replaces = to.live(now).is_some();
+        let replaces = to.exists(now);
         let reply = SwapReply::applied(&renamed, replaces).written();
         Plan {
             rows: vec![(self.from.clone(), removed), (self.to.clone(), renamed)],
@@ -99,11 +99,8 @@ impl Rename {
                 RowBody::Tombstone(manifest.renamed(&self.from, &self.to))
             }
         };
-        let created = to
-            .live(now)
-            .map_or(now, |replaced| replaced.metadata.created);
         let metadata = Metadata {
-            created,
+            created: to.next_times(None, now).created,
             modified: now,
             ..row.metadata.clone()
         };

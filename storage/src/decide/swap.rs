@@ -11,8 +11,8 @@
 //! Tombstone                the state its upload expects          commit; settles the change; replaced: orphans
 //!  without precondition    a tombstone it does not expect        superseded; settles the change; its own: orphans
 //!                          no tombstone, but it expects one      the same; if the expected one has expired: commit
-//! Delete                   a row                                 commit; keeps the last version; revisions: orphans
-//!                          no row                                nothing
+//! Delete                   a row, or only in the fallback        commit; keeps the last version; revisions: orphans
+//!                          no row, not in the fallback           nothing
 //! Amend, Extend            a live row                            commit; the payload stays in place
 //!                          none                                  nothing
 //! Touch                    the live row that was read, idle      commit; only its deadline changes
@@ -209,8 +209,8 @@ impl Swap {
         if self.change().is_some() && !change_is_live {
             return Plan::new(Batch::new(), Err(fenced(operation)), Effect::Commits);
         }
-        if let Err(current) = self.precondition.check(row_state.live(now)) {
-            return self.lost(Plan::conflict(operation, current), now);
+        if let Err(unmet) = row_state.check(self.precondition, now) {
+            return self.lost(Plan::conflict(operation, unmet), now);
         }
         if let Mutation::Tombstone { expected, .. } = &self.mutation
             && self.precondition == Precondition::None
@@ -251,7 +251,7 @@ impl Swap {
         transition::put_rows(&mut batch, &transition);
         self.put_payload(&mut batch);
         let orphans = transition::orphans(&transition);
-        let existed = row_state.live(now).is_some();
+        let existed = row_state.exists(now);
         // The expirer counts the objects that it removes. For other callers an expired object did
         // not exist.
         let reply = if self.mutation.removes() {
@@ -316,7 +316,10 @@ impl Swap {
                 };
                 Next::Row(content.row(self.operation, row_state, attributes, now))
             }
-            Mutation::Delete if row_state.row().is_some() => Next::NoRow,
+            // The last version that replaces the row is the mask of an object of the fallback.
+            Mutation::Delete if row_state.row().is_some() || row_state.is_in_fallback(now) => {
+                Next::NoRow
+            }
             Mutation::Delete => Next::Absent,
             Mutation::Amend(amendment) => match live {
                 Some(row) => Next::Row(Box::new(self.amended(row, amendment, now)?)),
@@ -439,12 +442,13 @@ impl RowContent {
         attributes: &Attributes,
         now: Timestamp,
     ) -> Box<Row> {
+        let times = row_state.next_times(attributes.expiration.deadline(now), now);
         let metadata = Metadata {
             size: self.size,
             checksum: self.checksum,
-            created: row_state.live(now).map_or(now, |row| row.metadata.created),
-            modified: now,
-            expires_at: attributes.expiration.deadline(now),
+            created: times.created,
+            modified: times.modified,
+            expires_at: times.expires_at,
             attributes: attributes.clone(),
         };
         Box::new(Row {

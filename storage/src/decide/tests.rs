@@ -19,6 +19,7 @@ use crate::types::{
 
 mod conditional;
 mod expiring;
+mod in_fallback;
 mod pruning;
 mod renaming;
 mod summary;

@@ -73,7 +73,9 @@ fn put_row(batch: &mut Batch, Transition { id, before, after }: &Transition<'_>)
             batch.remove(Table::Rows, id.encoded().clone());
             batch.put(Table::Meta, last_version_key(id), last.encode());
         }
-        RowState::New(_) => batch.remove(Table::Meta, last_version_key(id)),
+        RowState::New(_) | RowState::Fallback { .. } => {
+            batch.remove(Table::Meta, last_version_key(id));
+        }
     }
 }
 

@@ -161,8 +161,8 @@ impl UploadStep {
         view: &UploadView,
         now: Timestamp,
     ) -> Plan<Option<PutResult>> {
-        if let Err(current) = session.precondition.check(view.row_state.live(now)) {
-            return Plan::conflict("multipart", current);
+        if let Err(unmet) = view.row_state.check(session.precondition, now) {
+            return Plan::conflict("multipart", unmet);
         }
         let mut batch = Batch::new();
         self.put_session(&mut batch, None, Some(session));
@@ -306,8 +306,8 @@ impl UploadCompletion<'_> {
         let listed = self.parts.resolve(view)?;
         let (manifest, size) = assemble(&listed, &view.parts, self.rules)?;
         for precondition in self.preconditions {
-            if let Err(current) = precondition.check(view.row_state.live(now)) {
-                return Ok(Plan::conflict("multipart", current));
+            if let Err(unmet) = view.row_state.check(precondition, now) {
+                return Ok(Plan::conflict("multipart", unmet));
             }
         }
         let completed = |written: &PutResult| {
@@ -337,7 +337,7 @@ impl UploadCompletion<'_> {
             outcome: WriteOutcome::Applied,
             version: Some(row.version),
             etag: Some(row.etag()),
-            created: view.row_state.live(now).is_none(),
+            created: !view.row_state.exists(now),
         };
         let session = completed(&written);
         let next = RowState::Present(row);

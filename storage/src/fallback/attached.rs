@@ -15,10 +15,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Fallback;
+use futures::{StreamExt, TryStreamExt};
+
+use super::{Fallback, FallbackListRequest, FallbackMeta, FallbackObject, FallbackPage, failed};
 use crate::index::Index;
 use crate::records::{FallbackRecord, FallbackState};
-use crate::types::{Error, ErrorKind, Result};
+use crate::types::{ByteRange, Error, ErrorKind, Namespace, ObjectId, Result};
 
 /// Fallback of an open store. Clones share the seal.
 #[derive(Clone)]
@@ -38,10 +40,62 @@ impl AttachedFallback {
         }))
     }
 
-    /// Returns the source, or `None` once it is sealed.
-    pub fn open(&self) -> Option<&Arc<dyn Fallback>> {
+    /// Returns whether the fallback may be read: it is not sealed.
+    pub fn is_open(&self) -> bool {
         // Acquire: a caller that sees the seal also sees everything that was moved before it.
-        (!self.0.is_sealed.load(Ordering::Acquire)).then_some(&self.0.source)
+        !self.0.is_sealed.load(Ordering::Acquire)
+    }
+
+    /// Returns the description of the source.
+    pub fn describe(&self) -> String {
+        self.0.source.describe()
+    }
+
+    /// Returns the head of an object in the source, expired or not.
+    ///
+    /// # Errors
+    /// The error of the source, of a kind that is no outcome of this store.
+    pub async fn head(&self, id: &ObjectId) -> Result<Option<FallbackMeta>> {
+        let found = self.0.source.head(id).await;
+        found.map_err(|error| failed("head", error).with_id(id))
+    }
+
+    /// Opens an object in the source, expired or not.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head), also for the stream of the bytes.
+    pub async fn open(&self, id: &ObjectId, range: ByteRange) -> Result<Option<FallbackObject>> {
+        let opened = self.0.source.open(id, range).await;
+        let opened = opened.map_err(|error| failed("get", error).with_id(id))?;
+        let id = id.clone();
+        Ok(opened.map(|object| FallbackObject {
+            bytes: object
+                .bytes
+                .map_err(move |error| failed("get", error).with_id(&id))
+                .boxed(),
+            ..object
+        }))
+    }
+
+    /// Returns a page of keys of the source.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head); [`ErrorKind::Invalid`] if the page is out of order or makes no
+    /// progress, so that no object can be passed over.
+    pub async fn list(&self, request: &FallbackListRequest) -> Result<FallbackPage> {
+        let page = self.0.source.list(request).await;
+        let page = page.map_err(|error| failed("list", error))?;
+        page.check(request)?;
+        Ok(page)
+    }
+
+    /// Returns the namespaces of the source.
+    ///
+    /// # Errors
+    /// As [`head`](Self::head).
+    pub async fn namespaces(&self) -> Result<Vec<Namespace>> {
+        let namespaces = self.0.source.namespaces().await;
+        namespaces.map_err(|error| failed("list", error))
     }
 
     /// Seals the fallback: it is not read again. Called once the sealed record is durable.
@@ -54,14 +108,14 @@ impl fmt::Debug for AttachedFallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AttachedFallback")
             .field("source", &self.0.source.describe())
-            .field("is_sealed", &self.open().is_none())
+            .field("is_open", &self.is_open())
             .finish()
     }
 }
 
 /// Outcome of the table at the head of this file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Decision {
+enum AttachDecision {
     Nothing,
     Attach,
     AttachFirst,
@@ -83,14 +137,14 @@ pub async fn attach(
     let record = FallbackRecord::read(&**index).await?;
     let description = source.as_ref().map(|source| source.describe());
     match decide(record, description.as_deref(), is_lost)? {
-        Decision::Nothing | Decision::NeverRead => return Ok(None),
-        Decision::Attach => {}
+        AttachDecision::Nothing | AttachDecision::NeverRead => return Ok(None),
+        AttachDecision::Attach => {}
         // Durable before the first write: a mask has a meaning only with the record.
-        Decision::AttachFirst => {
+        AttachDecision::AttachFirst => {
             let description = description.unwrap_or_default();
             FallbackRecord::open(description).write(index).await?;
         }
-        Decision::Lose(record) => {
+        AttachDecision::Lose(record) => {
             tracing::warn!(
                 fallback = record.description,
                 "the fallback is declared lost: objects that only it had are absent from now on"
@@ -113,8 +167,10 @@ pub async fn find_attached(
     let record = FallbackRecord::read(index).await?;
     let description = source.as_ref().map(|source| source.describe());
     match decide(record, description.as_deref(), false)? {
-        Decision::Nothing | Decision::NeverRead | Decision::Lose(_) => Ok(None),
-        Decision::Attach | Decision::AttachFirst => Ok(source.map(AttachedFallback::new)),
+        AttachDecision::Nothing | AttachDecision::NeverRead | AttachDecision::Lose(_) => Ok(None),
+        AttachDecision::Attach | AttachDecision::AttachFirst => {
+            Ok(source.map(AttachedFallback::new))
+        }
     }
 }
 
@@ -122,20 +178,20 @@ fn decide(
     record: Option<FallbackRecord>,
     description: Option<&str>,
     is_lost: bool,
-) -> Result<Decision> {
+) -> Result<AttachDecision> {
     if is_lost && description.is_some() {
         let message = "a fallback can't be given and declared lost: remove one of both";
         return Err(Error::new(ErrorKind::Invalid, "open", message));
     }
     let Some(record) = record else {
         return Ok(match description {
-            Some(_) => Decision::AttachFirst,
-            None => Decision::Nothing,
+            Some(_) => AttachDecision::AttachFirst,
+            None => AttachDecision::Nothing,
         });
     };
     let expected = &record.description;
     match (record.state, description) {
-        (FallbackState::Open, None) if is_lost => Ok(Decision::Lose(FallbackRecord {
+        (FallbackState::Open, None) if is_lost => Ok(AttachDecision::Lose(FallbackRecord {
             state: FallbackState::Lost,
             ..record
         })),
@@ -154,15 +210,15 @@ fn decide(
             );
             Err(Error::new(ErrorKind::Invalid, "open", message))
         }
-        (FallbackState::Open, Some(_)) => Ok(Decision::Attach),
-        (FallbackState::Sealed | FallbackState::Lost, None) => Ok(Decision::Nothing),
+        (FallbackState::Open, Some(_)) => Ok(AttachDecision::Attach),
+        (FallbackState::Sealed | FallbackState::Lost, None) => Ok(AttachDecision::Nothing),
         (state @ (FallbackState::Sealed | FallbackState::Lost), Some(_)) => {
             tracing::warn!(
                 fallback = expected,
                 ?state,
                 "the fallback is not read: its adoption has ended; open the store without it"
             );
-            Ok(Decision::NeverRead)
+            Ok(AttachDecision::NeverRead)
         }
     }
 }
@@ -184,28 +240,34 @@ mod tests {
         };
         let decided =
             |record, source: Option<&str>, is_lost| decide(record, source, is_lost).unwrap();
-        assert_eq!(decided(None, Some("old"), false), Decision::AttachFirst);
-        assert_eq!(decided(None, None, false), Decision::Nothing);
-        assert_eq!(decided(None, None, true), Decision::Nothing);
-        assert_eq!(decided(record(Open), Some("old"), false), Decision::Attach);
+        assert_eq!(
+            decided(None, Some("old"), false),
+            AttachDecision::AttachFirst
+        );
+        assert_eq!(decided(None, None, false), AttachDecision::Nothing);
+        assert_eq!(decided(None, None, true), AttachDecision::Nothing);
+        assert_eq!(
+            decided(record(Open), Some("old"), false),
+            AttachDecision::Attach
+        );
         assert!(refused(record(Open), None, false));
         assert!(refused(record(Open), Some("new"), false));
         assert!(refused(record(Open), Some("old"), true), "given and lost");
         assert_eq!(
             decided(record(Open), None, true),
-            Decision::Lose(record(Lost).unwrap())
+            AttachDecision::Lose(record(Lost).unwrap())
         );
         for ended in [Sealed, Lost] {
             assert_eq!(
                 decided(record(ended), Some("old"), false),
-                Decision::NeverRead
+                AttachDecision::NeverRead
             );
             assert_eq!(
                 decided(record(ended), Some("new"), false),
-                Decision::NeverRead
+                AttachDecision::NeverRead
             );
-            assert_eq!(decided(record(ended), None, false), Decision::Nothing);
-            assert_eq!(decided(record(ended), None, true), Decision::Nothing);
+            assert_eq!(decided(record(ended), None, false), AttachDecision::Nothing);
+            assert_eq!(decided(record(ended), None, true), AttachDecision::Nothing);
         }
     }
 }

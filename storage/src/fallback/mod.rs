@@ -185,6 +185,29 @@ pub struct FallbackPage {
     pub skipped: Vec<String>,
 }
 
+impl FallbackPage {
+    /// Checks that the page answers the request: its keys are in order, behind the position and
+    /// below the prefix, and a page that is not complete makes progress.
+    fn check(&self, request: &FallbackListRequest) -> Result<()> {
+        let mut position = &request.position;
+        let mut reached;
+        for entry in &self.entries {
+            let key = &entry.key;
+            if !position.admits(key) || !key.starts_with(&request.prefix) {
+                let message = format!("the fallback does not list in order: key={key:?}");
+                return Err(Error::new(ErrorKind::Invalid, "list", message));
+            }
+            reached = KeyPosition::AfterKey(key.clone());
+            position = &reached;
+        }
+        if self.entries.is_empty() && !self.is_complete {
+            let message = "the fallback returned an empty page before the end of its listing";
+            return Err(Error::new(ErrorKind::Invalid, "list", message));
+        }
+        Ok(())
+    }
+}
+
 /// Most names in [`FallbackPage::skipped`].
 pub const SKIPPED_MAX: usize = 100;
 
@@ -199,7 +222,7 @@ pub struct FallbackEntry {
 
 /// Returns the error of a call to a fallback. No error of a fallback may be taken for an error of
 /// this store that has another meaning, or for "not found".
-pub(crate) fn failed(operation: &'static str, error: Error) -> Error {
+fn failed(operation: &'static str, error: Error) -> Error {
     let kind = match error.kind() {
         kind @ (ErrorKind::RangeNotSatisfiable { .. }
         | ErrorKind::Invalid
@@ -235,6 +258,34 @@ mod tests {
         );
         assert!(KeyPosition::AfterKey("a".into()).admits("a."));
         assert!(!KeyPosition::AfterKey("a".into()).admits("a"));
+    }
+
+    #[test]
+    fn page_that_would_pass_over_objects_is_refused() {
+        let request = FallbackListRequest {
+            namespace: Namespace::default_namespace(),
+            prefix: "a".into(),
+            position: KeyPosition::AfterKey("aa".into()),
+            limit: 2,
+        };
+        let check = |keys: &[&str], is_complete| {
+            let entry = |key: &&str| FallbackEntry {
+                key: (*key).to_owned(),
+                meta: None,
+            };
+            let page = FallbackPage {
+                entries: keys.iter().map(entry).collect(),
+                is_complete,
+                skipped: Vec::new(),
+            };
+            page.check(&request).is_ok()
+        };
+        assert!(check(&["ab", "ac"], false) && check(&[], true));
+        assert!(!check(&[], false), "no progress");
+        assert!(!check(&["ac", "ab"], true), "out of order");
+        assert!(!check(&["ab", "ab"], true), "twice");
+        assert!(!check(&["aa"], true), "not behind the position");
+        assert!(!check(&["b"], true), "not below the prefix");
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! Inline ──── bytes returned ────────────────> Done
+//! Foreign ─┬─ end of the fallback's stream ──> Done
+//!          └─ error ─────────────────────────> Failed    repeats the error
 //! Streamed ──┬── last unit, or dropped ──────> Done      releases the pins
 //!            └── error ──────────────────────> Failed    releases the pins; repeats the error
 //! ```
@@ -13,11 +15,12 @@ use std::fmt;
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
-use futures::stream::{self, BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use super::budget::Leave;
 use super::fetch::{UnitBlocks, Units};
 use super::{ObjectMeta, Reads};
+use crate::fallback::FallbackObject;
 use crate::read::pins::Pin;
 use crate::types::{Error, ErrorKind, OperationId, Result, RevisionId};
 
@@ -37,6 +40,8 @@ enum UnreadBytes {
     Inline(Bytes),
     /// A part of the bytes is in memory, the rest is in the blob tier.
     Streamed(Box<Streamed>),
+    /// The bytes are in the fallback.
+    Foreign(BoxStream<'static, Result<Bytes>>),
     /// The read failed with this error.
     Failed(Error),
     /// All bytes have been returned.
@@ -101,12 +106,28 @@ impl OpenObject {
         }
     }
 
+    /// Opens an object of the fallback.
+    pub(super) fn foreign(head: ObjectMeta, object: FallbackObject) -> Self {
+        let FallbackObject { range, bytes, .. } = object;
+        let content = if range.is_empty() {
+            UnreadBytes::Done
+        } else {
+            UnreadBytes::Foreign(bytes)
+        };
+        Self {
+            head,
+            range,
+            content,
+            permit: None,
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn bytes_at_hand(&self) -> usize {
         match &self.content {
             UnreadBytes::Streamed(streamed) => streamed.ready.bytes_at_hand(),
             UnreadBytes::Inline(bytes) => bytes.len(),
-            UnreadBytes::Failed(_) | UnreadBytes::Done => 0,
+            UnreadBytes::Foreign(_) | UnreadBytes::Failed(_) | UnreadBytes::Done => 0,
         }
     }
 
@@ -158,6 +179,7 @@ impl OpenObject {
                 return Ok(Some(bytes));
             }
             UnreadBytes::Streamed(streamed) => streamed.next(&self.head).await,
+            UnreadBytes::Foreign(bytes) => next_chunk(bytes).await,
             UnreadBytes::Failed(error) => return Err(error.clone()),
             UnreadBytes::Done => return Ok(None),
         };
@@ -213,6 +235,16 @@ impl OpenObject {
     }
 }
 
+/// Returns the next chunk of a fallback that is not empty.
+async fn next_chunk(bytes: &mut BoxStream<'static, Result<Bytes>>) -> Result<Option<Bytes>> {
+    while let Some(chunk) = bytes.try_next().await? {
+        if !chunk.is_empty() {
+            return Ok(Some(chunk));
+        }
+    }
+    Ok(None)
+}
+
 impl Streamed {
     async fn next(&mut self, head: &ObjectMeta) -> Result<Option<Bytes>> {
         let Self {
@@ -250,6 +282,7 @@ impl fmt::Debug for OpenObject {
         let (state, pins) = match &self.content {
             UnreadBytes::Inline(_) => ("inline", 0),
             UnreadBytes::Streamed(streamed) => ("streamed", streamed.source.pins.len()),
+            UnreadBytes::Foreign(_) => ("foreign", 0),
             UnreadBytes::Failed(_) => ("failed", 0),
             UnreadBytes::Done => ("done", 0),
         };

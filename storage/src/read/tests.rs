@@ -151,8 +151,8 @@ async fn head_needs_no_blob_tier() {
         head,
         ObjectMeta {
             id: id("a"),
-            version: Version::new(1),
-            etag: row.etag(),
+            version: Some(Version::new(1)),
+            etag: Some(row.etag()),
             metadata: row.metadata
         }
     );

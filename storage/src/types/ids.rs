@@ -130,6 +130,22 @@ uuid_word!(OperationId);
 uuid_word!(RevisionId);
 uuid_word!(StoreId);
 
+impl OperationId {
+    /// Returns this id, marked as that of a move from a fallback. The mark is the version of the
+    /// uuid: 8 instead of 7. The order by time is kept.
+    #[must_use]
+    pub fn of_move(self) -> Self {
+        let mut bytes = self.0.into_bytes();
+        bytes[6] = bytes[6] & 0x0f | 0x80;
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Returns whether the operation moved an object from a fallback into the store.
+    pub fn is_move(&self) -> bool {
+        self.0.get_version_num() == 8
+    }
+}
+
 impl RevisionId {
     /// Returns the time at which the id was generated, which is before the upload of its blob
     /// started. Returns `None` if the uuid contains no time.

@@ -189,7 +189,7 @@ async fn each_increment_counts_once_while_shards_die() {
         assert_eq!(value(engine, key).await, TASKS * increments(), "{key}");
         let head = engine.head(key).await.unwrap().unwrap();
         assert_eq!(
-            head.version.get(),
+            head.version.unwrap().get(),
             TASKS * increments(),
             "{key}: each increment is a version"
         );

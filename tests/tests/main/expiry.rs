@@ -148,7 +148,8 @@ async fn expired_object_is_absent_to_every_write() {
                 .await
                 .unwrap();
         }
-        let etag = engine.head("version").await.unwrap().unwrap().etag;
+        let head = engine.head("version").await.unwrap().unwrap();
+        let etag = head.etag.unwrap();
         engine.put("live/1", payload(2, bytes)).await.unwrap();
         engine.put("live/2", payload(3, bytes)).await.unwrap();
         let expirer = later(&store, HOUR).await;

@@ -89,7 +89,7 @@ async fn rename_moves_any_kind_over_any_other_without_orphans() {
                 "{case}: the object keeps its metadata"
             );
             assert_eq!(
-                (Some(head.version), Some(head.etag)),
+                (head.version, head.etag),
                 (renamed.version, renamed.etag),
                 "{case}"
             );

@@ -347,7 +347,8 @@ async fn part_copies_an_object_or_a_range() {
     for bytes in [500, 3_000_000] {
         let source = payload(5, bytes);
         store.engine.put("source", source.clone()).await.unwrap();
-        let version = store.engine.head("source").await.unwrap().unwrap().version;
+        let head = store.engine.head("source").await.unwrap().unwrap();
+        let version = head.version.unwrap();
         let begun = store.engine.multipart("k").await.unwrap();
         let whole = begun
             .part_copy(1, "source")

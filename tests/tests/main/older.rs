@@ -152,7 +152,7 @@ async fn rows_of_older_formats_are_read_in_every_way() {
         let case = format!("format {format}, {bytes} bytes");
         let head = store.engine.head("k").await.unwrap().unwrap();
         assert_eq!(
-            (head.version.get(), head.metadata.expires_at),
+            (head.version.unwrap().get(), head.metadata.expires_at),
             (1, None),
             "{case}"
         );
@@ -181,7 +181,8 @@ async fn rows_of_older_formats_are_overwritten_updated_and_amended() {
             if place > 0 {
                 age(&over, "k", bytes, format).await;
             }
-            let current = over.engine.head("k").await.unwrap().unwrap().version;
+            let head = over.engine.head("k").await.unwrap().unwrap();
+            let current = head.version.unwrap();
             let written = over
                 .engine
                 .put("k", payload(2, next))

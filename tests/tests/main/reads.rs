@@ -102,7 +102,7 @@ async fn readers_racing_overwrites_see_whole_versions_only() {
                 .await
                 .unwrap()
                 .expect("the object is never absent");
-            let version = object.version().get();
+            let version = object.version().unwrap().get();
             assert!(version >= last, "versions never decrease");
             last = version;
             let seed = version - 1;

@@ -160,7 +160,7 @@ async fn put_whose_caller_left_commits_once() {
             .await
             .unwrap()
             .expect("the commit does not depend on its caller");
-        assert_eq!(head.version.get(), 1);
+        assert_eq!(head.version.unwrap().get(), 1);
         store.assert_settled().await;
     }
 }

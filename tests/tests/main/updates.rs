@@ -207,7 +207,7 @@ async fn conflict_repeats_the_function_on_the_new_state() {
     let mut seen = Vec::new();
     let engine = store.engine.clone();
     let updated = store.engine.update("k", |current| {
-        seen.push(current.map(|object| object.version().get()));
+        seen.push(current.map(|object| object.version().unwrap().get()));
         let engine = engine.clone();
         let rival = seen.len();
         async move {
@@ -362,6 +362,7 @@ async fn only_acknowledged_updates_are_visible_despite_kills() {
         .unwrap()
         .expect("at least one write committed")
         .version
+        .unwrap()
         .get();
     assert_eq!(version, applied, "each version is an acknowledged write");
     store.assert_settled().await;

@@ -12,7 +12,7 @@ use crate::fallback::{FallbackEntry, FallbackListRequest, FallbackPage, KeyPosit
 use crate::types::{Error, ErrorKind, KEY_BYTES_MAX, Result};
 
 /// Entry of a service's listing: its path, and its metadata unless it is a directory.
-type Listed = (String, Option<opendal::Metadata>);
+type ListedEntry = (String, Option<opendal::Metadata>);
 
 /// Returns a page.
 pub(super) async fn page(
@@ -54,7 +54,7 @@ fn start_after(position: &KeyPosition) -> Option<String> {
 /// Takes a page from the entries of a listing.
 async fn take(
     request: &FallbackListRequest,
-    entries: impl Stream<Item = Result<Listed>>,
+    entries: impl Stream<Item = Result<ListedEntry>>,
 ) -> Result<FallbackPage> {
     let mut entries = std::pin::pin!(entries);
     let mut page = complete();

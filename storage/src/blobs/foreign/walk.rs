@@ -37,7 +37,7 @@ pub(super) async fn page(
     request: &FallbackListRequest,
 ) -> Result<FallbackPage> {
     let limit = request.limit.max(1);
-    let mut walk = Walk {
+    let mut walk = PageWalk {
         fallback,
         request,
         wanted: limit.saturating_add(1),
@@ -53,7 +53,7 @@ pub(super) async fn page(
 }
 
 /// A walk that collects a page.
-struct Walk<'a> {
+struct PageWalk<'a> {
     fallback: &'a OperatorFallback,
     request: &'a FallbackListRequest,
     /// Number of entries to find: the limit of the page plus 1, to find out if there are more.
@@ -62,14 +62,14 @@ struct Walk<'a> {
 }
 
 /// Entry of a directory, as its listing describes it.
-enum Kind {
+enum EntryKind {
     Directory,
-    File(FallbackMeta),
+    File(Box<FallbackMeta>),
     /// The listing does not contain the kind, or the name may be another one's.
     Unknown,
 }
 
-impl Walk<'_> {
+impl PageWalk<'_> {
     /// Walks a directory, given as its path with a slash at the end; the root is empty.
     fn directory(&mut self, directory: String) -> BoxFuture<'_, Result<()>> {
         async move {
@@ -79,9 +79,9 @@ impl Walk<'_> {
                 cursor = names.last_key_value().map(|(path, _)| path.clone());
                 for (path, kind) in names {
                     match kind {
-                        Kind::Directory => self.directory(path).await?,
-                        Kind::File(meta) => self.push(path, Some(meta)),
-                        Kind::Unknown => self.look_up(path).await?,
+                        EntryKind::Directory => self.directory(path).await?,
+                        EntryKind::File(meta) => self.push(path, Some(*meta)),
+                        EntryKind::Unknown => self.look_up(path).await?,
                     }
                     if self.page.entries.len() >= self.wanted {
                         return Ok(());
@@ -101,7 +101,7 @@ impl Walk<'_> {
         &self,
         directory: &str,
         cursor: Option<&str>,
-    ) -> Result<(BTreeMap<String, Kind>, bool)> {
+    ) -> Result<(BTreeMap<String, EntryKind>, bool)> {
         let kept = self.wanted.max(NAMES_MIN);
         let root = if directory.is_empty() { "/" } else { directory };
         let listed = self.fallback.operator.lister(root).await;
@@ -122,15 +122,15 @@ impl Walk<'_> {
                 continue;
             }
             let kind = match metadata.mode() {
-                opendal::EntryMode::DIR if path.ends_with('/') => Kind::Directory,
+                opendal::EntryMode::DIR if path.ends_with('/') => EntryKind::Directory,
                 // A name that is not UTF-8 is listed with replacement characters.
                 opendal::EntryMode::FILE if !path.contains(char::REPLACEMENT_CHARACTER) => {
-                    Kind::File(meta(&metadata))
+                    EntryKind::File(Box::new(meta(&metadata)))
                 }
                 // A directory without a slash is a link to a directory.
                 opendal::EntryMode::DIR
                 | opendal::EntryMode::FILE
-                | opendal::EntryMode::Unknown => Kind::Unknown,
+                | opendal::EntryMode::Unknown => EntryKind::Unknown,
             };
             names.insert(path, kind);
             if names.len() > kept {

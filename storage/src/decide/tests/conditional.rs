@@ -164,8 +164,8 @@ proptest! {
             }
             let now = row_state.row().map(|row| (row.version, row.etag()));
             for (version, etag) in old.iter().filter(|known| Some(**known) != now) {
-                prop_assert!(Precondition::Version(*version).check(row_state.live(at(moment))).is_err());
-                prop_assert!(Precondition::Etag(*etag).check(row_state.live(at(moment))).is_err());
+                prop_assert!(row_state.check(Precondition::Version(*version), at(moment)).is_err());
+                prop_assert!(row_state.check(Precondition::Etag(*etag), at(moment)).is_err());
             }
             old.extend(now.filter(|known| !old.contains(known)));
         }

@@ -229,7 +229,9 @@ impl Client {
             let Some(object) = engine.get(&key).await.unwrap() else {
                 continue;
             };
-            stand.versions.push((object.version(), object.etag()));
+            stand
+                .versions
+                .push((object.version().unwrap(), object.etag().unwrap()));
             seen.push((key, step_of(&object), object.bytes().await.unwrap()));
         }
         let Some((_, step, _)) = seen.first() else {

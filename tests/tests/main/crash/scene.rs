@@ -147,7 +147,7 @@ impl Scene {
         let listed: BTreeMap<String, Version> = listed
             .into_iter()
             .map(|entry| match entry {
-                Entry::Object(head) => (head.id.key().to_owned(), head.version),
+                Entry::Object(head) => (head.id.key().to_owned(), head.version.unwrap()),
                 Entry::Prefix(prefix) => panic!("unexpected prefix in a flat listing: {prefix}"),
             })
             .collect();
@@ -206,7 +206,7 @@ async fn give_up_uploads(engine: &Engine) {
 /// Reads an object and asserts that its content is whole and was written by one operation.
 async fn read(engine: &Engine, key: &str) -> Option<Found> {
     let object = engine.get(key).await.unwrap()?;
-    let version = object.version();
+    let version = object.version().unwrap();
     let metadata = object.metadata().clone();
     let bytes = object.bytes().await.unwrap();
     let number = load::author(&bytes).unwrap_or_else(|| {

@@ -76,7 +76,15 @@ async fn concurrent_completions_get_one_outcome() {
         assert_eq!(rival.await.unwrap().unwrap(), written);
     }
     assert_eq!(
-        store.engine.head("k").await.unwrap().unwrap().version.get(),
+        store
+            .engine
+            .head("k")
+            .await
+            .unwrap()
+            .unwrap()
+            .version
+            .unwrap()
+            .get(),
         1,
         "a single commit"
     );

@@ -193,8 +193,8 @@ impl Tiers {
                 .await
                 .unwrap()
                 .expect("a listed object exists");
-            let version = object.version();
-            let etag = object.etag();
+            let version = object.version().unwrap();
+            let etag = object.etag().unwrap();
             let size = object.metadata().size;
             let bytes = object.bytes().await.unwrap();
             assert_eq!(bytes.len() as u64, size, "{key}");

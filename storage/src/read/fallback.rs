@@ -1,0 +1,114 @@
+//! Reads of objects that are not in the store: the fallback decides, unless the store had them.
+//!
+//! ```text
+//! 1 one snapshot of ours: a live row           read ours again
+//!                         another row, a mask  absent
+//!                         neither              2
+//! 2 the fallback has the object                the object; absent if it has expired
+//!   it does not                                3
+//!   it fails                                   the error
+//! 3 one snapshot of ours: neither              absent
+//!                         something            1
+//! ```
+//!
+//! Guards "no false not-found": between steps 1 and 2 a sweep may move the object and delete the
+//! source. The object is durable in the store before it is deleted from the source, so that step 3
+//! finds it.
+
+use super::{ObjectMeta, OpenAttempt, OpenObject, Reads};
+use crate::fallback::AttachedFallback;
+use crate::index::Table;
+use crate::records::{Row, last_version_key};
+use crate::types::{ByteRange, Error, ErrorKind, ObjectId, Result};
+
+/// State of an object in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OwnState {
+    /// The object has a live row.
+    Live,
+    /// The object has an expired row or a last version, which masks the fallback.
+    Masked,
+    /// The object has neither.
+    New,
+}
+
+impl Reads {
+    /// Returns the fallback of the store, unless there is none or it is sealed.
+    pub fn fallback(&self) -> Option<&AttachedFallback> {
+        self.0
+            .fallback
+            .as_ref()
+            .filter(|fallback| fallback.is_open())
+    }
+
+    /// Returns the head of an object that has no live row.
+    pub(super) async fn head_in_fallback(
+        &self,
+        id: &ObjectId,
+        fallback: &AttachedFallback,
+    ) -> Result<Option<ObjectMeta>> {
+        let attempts = self.0.limits.attempts.max(1);
+        for _ in 0..attempts {
+            match self.state_of_ours(id).await? {
+                OwnState::Masked => return Ok(None),
+                OwnState::Live => {
+                    if let Some(row) = self.row(id).await? {
+                        return Ok(Some(ObjectMeta::of(id.clone(), row)));
+                    }
+                }
+                OwnState::New => match fallback.head(id).await? {
+                    Some(meta) => {
+                        let live = Some(meta).filter(|meta| meta.is_live(self.now()));
+                        return Ok(live.map(|meta| ObjectMeta::of_fallback(id.clone(), meta)));
+                    }
+                    None if self.state_of_ours(id).await? == OwnState::New => return Ok(None),
+                    None => {}
+                },
+            }
+        }
+        let message =
+            format!("the object was replaced during every attempt to read it: attempts={attempts}");
+        Err(Error::new(ErrorKind::Unavailable, "read", message))
+    }
+
+    /// Opens an object that has no live row.
+    pub(super) async fn open_in_fallback(
+        &self,
+        id: &ObjectId,
+        range: ByteRange,
+        fallback: &AttachedFallback,
+    ) -> Result<OpenAttempt> {
+        match self.state_of_ours(id).await? {
+            OwnState::Masked => return Ok(OpenAttempt::Done(None)),
+            OwnState::Live => return Ok(OpenAttempt::Replaced),
+            OwnState::New => {}
+        }
+        match fallback.open(id, range).await? {
+            Some(object) if object.meta.is_live(self.now()) => {
+                let head = ObjectMeta::of_fallback(id.clone(), object.meta.clone());
+                Ok(OpenAttempt::Done(Some(OpenObject::foreign(head, object))))
+            }
+            Some(_) => Ok(OpenAttempt::Done(None)),
+            None if self.state_of_ours(id).await? == OwnState::New => Ok(OpenAttempt::Done(None)),
+            None => Ok(OpenAttempt::Replaced),
+        }
+    }
+
+    /// Returns the durable state of an object.
+    async fn state_of_ours(&self, id: &ObjectId) -> Result<OwnState> {
+        let now = self.now();
+        // One snapshot: a write removes the last version in the batch that stores the row.
+        let snapshot = self.index().snapshot()?;
+        if let Some(value) = snapshot.get(Table::Rows, id.encoded()).await? {
+            return Ok(match Row::decode(&value)?.is_live(now) {
+                true => OwnState::Live,
+                false => OwnState::Masked,
+            });
+        }
+        let last = snapshot.get(Table::Meta, &last_version_key(id)).await?;
+        Ok(match last {
+            Some(_) => OwnState::Masked,
+            None => OwnState::New,
+        })
+    }
+}
