@@ -4,7 +4,6 @@
 //! Invariant: every read of an object's bytes uses [`Engine::open_object`], so that all of them
 //! treat a missing blob alike.
 
-use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{ByteRange, ObjectId, ObjectVersion, OpenObject, Reason, Result};
 
 use crate::config::MissingBlob;
@@ -43,12 +42,6 @@ impl Engine {
             Err(error) => error,
         };
         match (error.reason(), self.config().missing_blob) {
-            // Bug to be found by the simulator.
-            (Some(Reason::MissingBlob { .. }), _)
-                if self.env().planted(Bug::MissingBlobIsAbsent) =>
-            {
-                Ok(OpenedObject::Absent)
-            }
             (Some(Reason::MissingBlob { current }), MissingBlob::Absent) => {
                 // A blob counts as missing only if the tier itself is present. While the tier is
                 // unmounted, every blob is missing, and no object may read as absent.

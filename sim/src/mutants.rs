@@ -4,6 +4,8 @@
 //! ```text
 //! bug of a decision       a changed plan             World::tamper
 //! bug of the index        a decorator of the index   mutants/index.rs
+//! bug of the blob tier    a wrong response           tiers/network.rs
+//! bug of the engine       a wrong setting or call    run.rs, client/writes.rs
 //! bug of another place    a fail point               Env::planted, in production code
 //! ```
 

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use cenotaph::MissingBlob;
 use cenotaph_storage::planted::Bug;
 
 use self::config::config;
@@ -122,8 +123,13 @@ fn world(plan: &RunPlan, options: &Options) -> Sim {
             state.trace.stop_recording();
         }
     }
+    let mut config = config(&plan.setting);
+    if options.bug == Some(Bug::MissingBlobIsAbsent) {
+        // The checks do not know of this setting: they expect an error for a missing blob.
+        config.missing_blob = MissingBlob::Absent;
+    }
     let sim = sim
-        .config(config(&plan.setting))
+        .config(config)
         .faults(plan.faults.clone())
         .schedule(plan.schedule.clone());
     // Acts of a sweep are part of the plan, so a failing sweep is replayed as a plan.

@@ -1,10 +1,9 @@
 //! Bugs that can be planted to show that the simulator finds them: [`Bug`].
 //!
-//! Most bugs are changes to a plan, which the simulated world makes (`tamper.rs`). Others are
-//! activated at a single place through [`Env::planted`](crate::Env::planted). Without the feature
-//! `planted`, both do nothing. Only tests of the checks of the simulator turn the feature on. Four
-//! bugs are bugs of an index (the first three and `SnapshotDropsOverwritten`); the simulator
-//! implements them around its index.
+//! Most bugs are changes to a plan, which the simulated world makes (`tamper.rs`), or wrong behaviour
+//! of the index, the blob tier or the client, which the simulator implements. Four are activated at a
+//! single place of the engine through [`Env::planted`](crate::Env::planted). Without the feature
+//! `planted`, all of them do nothing. Only tests of the checks of the simulator turn it on.
 
 /// Deliberate mistake that the simulator must find. The invariant that it breaks is in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

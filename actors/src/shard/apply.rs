@@ -61,16 +61,14 @@ impl Shard {
             Some(_) => self.context.admit(&plan.batch),
             None => Ok(()),
         };
-        if let Err(error) = &space
-            && !self.context.env.planted(Bug::RoomAskedLate)
-        {
-            return reply(Err(error.clone()));
+        if let Err(error) = space {
+            if self.context.env.planted(Bug::RoomAskedLate) {
+                pending.record(&plan);
+            }
+            return reply(Err(error));
         }
         // Recorded before the submission: the next decision must see this batch.
         let ticket = pending.record(&plan);
-        if let Err(error) = space {
-            return reply(Err(error));
-        }
         self.context.count(plan.event);
         let after = PostCommit::of(&plan.batch);
         let reached = vec![(ticket, pending.durable())];

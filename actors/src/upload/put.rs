@@ -3,10 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use cenotaph_storage::decide::{
-    self, ExpectedRow, FallbackAnswer, Mutation, Precondition, PutResult, RowState, Swap,
-    SwapReply, conflict,
+    ExpectedRow, FallbackAnswer, Mutation, Precondition, PutResult, RowState, Swap, SwapReply,
+    conflict,
 };
-use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::{Attributes, Manifest};
 use cenotaph_storage::{Checksum, ErrorKind, ObjectId, OperationId, Result, SyncPoint, Version};
 use tokio::sync::oneshot;
@@ -109,18 +108,6 @@ impl BlobUpload {
             caller,
             permit,
         } = put;
-        if self.context.env.planted(Bug::BlobDeletedBeforeSwap)
-            && let ExpectedRow::Tombstone {
-                first: Some(old), ..
-            } = expected
-        {
-            drop(
-                self.context
-                    .blobs
-                    .delete(&decide::revision_key(&id, old))
-                    .await,
-            );
-        }
         let (extents, blocks) = parts
             .into_iter()
             .map(|part| (part.extent, part.blocks))

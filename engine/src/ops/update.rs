@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use cenotaph_storage::decide::{Deleted, FallbackAnswer, Precondition, PutResult};
 use cenotaph_storage::fallback::FallbackTimes;
-use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{ByteRange, Error, ErrorKind, ObjectId, Result};
 
@@ -269,12 +268,6 @@ impl Engine {
             answer,
         }: UpdateBasis,
     ) -> Result<Updated> {
-        // Bug to be found by the simulator.
-        let precondition = if self.env().planted(Bug::UpdateWithoutPrecondition) {
-            Precondition::None
-        } else {
-            precondition
-        };
         match update {
             Update::Keep => Ok(Updated::Kept),
             Update::Delete => self

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{
-    Attributes, BatchWrite, Body, Deleted, Expiration, NamespaceLimits, NewContent, ObjectId,
-    Operation, Precondition, PutResult, Reply, Result, Update, Updated, WriteReply,
+    Attributes, BatchWrite, Body, Deleted, Expiration, NamespaceLimits, NewContent, Object,
+    ObjectId, Operation, Precondition, PutResult, Reply, Result, Update, Updated, WriteReply,
 };
+use cenotaph_storage::planted::Bug;
 use futures::StreamExt;
 
 use super::described::write_of_piece;
@@ -107,25 +108,50 @@ impl Client {
     /// Updates an object with a function that may pause, decide anything, or fail.
     pub(super) async fn update(&self, id: ObjectId, update: UpdateOf) -> Answer {
         let payload = self.payload(update.write, update.bytes);
-        let updated = self.engine.update(id, |current| {
-            let payload = payload.clone();
-            // 0 if the object is absent.
-            let saw = current.as_ref().map_or(0, |object| {
-                object.version().map_or(0, cenotaph::Version::get)
-            });
-            async move {
-                if update.pause_ms > 0 {
-                    sleep(Duration::from_millis(update.pause_ms)).await;
+        let is_blind = matches!(update.fate, Fate::Put | Fate::Delete)
+            && self
+                .durable_state
+                .is_planted(Bug::UpdateWithoutPrecondition);
+        let updated = if is_blind {
+            self.read_then_write(id, update, payload).await
+        } else {
+            let decide = |current: Option<Object>| {
+                let payload = payload.clone();
+                // 0 if the object is absent.
+                let saw = current.as_ref().map_or(0, version_of);
+                async move {
+                    if update.pause_ms > 0 {
+                        sleep(Duration::from_millis(update.pause_ms)).await;
+                    }
+                    decided(update, payload, saw)
                 }
-                decided(update, payload, saw)
-            }
-        });
-        match updated.await {
+            };
+            self.engine.update(id, decide).await
+        };
+        match updated {
             Ok(Updated::Written(written)) => self.written(written),
             Ok(Updated::Deleted(Deleted { existed })) => Answer::Deleted { existed },
             Ok(Updated::Kept) => Answer::Kept,
             Err(error) => failed(&error),
         }
+    }
+
+    /// Updates an object with a planted bug: the write overwrites any version.
+    async fn read_then_write(
+        &self,
+        id: ObjectId,
+        update: UpdateOf,
+        payload: Bytes,
+    ) -> Result<Updated> {
+        let current = self.engine.get(&id).await?;
+        let saw = current.as_ref().map_or(0, version_of);
+        sleep(Duration::from_millis(update.pause_ms)).await;
+        if update.fate == Fate::Delete {
+            return self.engine.delete(id).await.map(Updated::Deleted);
+        }
+        let put = self.engine.put(id, payload);
+        let put = put.attributes(attributes_of_update(update, saw));
+        put.await.map(Updated::Written)
     }
 
     /// Amends the metadata of an object with a number that no other call has.
@@ -287,16 +313,26 @@ impl Client {
     }
 }
 
+/// Returns the version of an object, or 0 for an object of a fallback.
+fn version_of(object: &Object) -> u64 {
+    object.version().map_or(0, cenotaph::Version::get)
+}
+
+/// Returns the attributes of the write of an update. A check compares the version that the update
+/// received with the predecessor of the written version.
+fn attributes_of_update(update: UpdateOf, saw: u64) -> Attributes {
+    let mut attributes = attributes(update.write, update.lifetime);
+    attributes.custom.insert(SAW.to_owned(), saw.to_string());
+    attributes
+}
+
 /// Returns the result of the function of an update. `saw` is the version that it received.
 fn decided(update: UpdateOf, payload: Bytes, saw: u64) -> Result<Update, std::io::Error> {
     match update.fate {
         Fate::Put => {
-            let mut attributes = attributes(update.write, update.lifetime);
-            // A check compares this version with the predecessor of the written version.
-            attributes.custom.insert(SAW.to_owned(), saw.to_string());
-            Ok(NewContent::new(Body::from(payload))
-                .attributes(attributes)
-                .into())
+            let candidate = NewContent::new(Body::from(payload));
+            let candidate = candidate.attributes(attributes_of_update(update, saw));
+            Ok(candidate.into())
         }
         Fate::Delete => Ok(Update::Delete),
         Fate::Keep => Ok(Update::Keep),

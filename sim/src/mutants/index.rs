@@ -1,16 +1,20 @@
 //! An index with a planted bug, around the simulated index.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cenotaph_storage::blobs::path::path;
+use cenotaph_storage::decide::revision_key;
 use cenotaph_storage::index::{
-    Batch, CommitError, Completion, Index, IndexStats, PayloadLogStats, Snapshot, SpaceStats, Table,
+    Batch, CommitError, Completion, Index, IndexStats, Page, PayloadLogStats, Range, Snapshot,
+    SpaceStats, Table,
 };
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::records::{BASE_VERSION_KEY, last_versions_prefix};
-use cenotaph_storage::{Error, Result};
+use cenotaph_storage::records::{BASE_VERSION_KEY, Orphan, last_versions_prefix};
+use cenotaph_storage::{Error, Result, RevisionId};
 use futures::future::BoxFuture;
 
 use crate::world::scheduler::Scheduler;
@@ -49,6 +53,23 @@ impl MutantIndex {
         });
     }
 
+    /// Deletes the blobs of the revisions that the swap of a large put replaces.
+    fn delete_replaced(&self, batch: &Batch) {
+        let mut settles = batch.ops().iter();
+        if !settles.any(|(table, _, value)| *table == Table::Changes && value.is_none()) {
+            return;
+        }
+        for (table, key, value) in batch.ops() {
+            if let (Table::Orphans, Some(value)) = (table, value)
+                && let Ok(orphan) = Orphan::decode(value)
+                && let Some(revision) = RevisionId::from_slice(key)
+            {
+                let path = path(&revision_key(&orphan.object, revision));
+                self.scheduler.durable_state().blob_goes(&path);
+            }
+        }
+    }
+
     /// Returns the batch without the removal of a change, the first time that recovery fences it.
     fn unfenced(&self, batch: Batch) -> Batch {
         let ops = batch.ops();
@@ -70,6 +91,41 @@ impl MutantIndex {
             }
         }
         unfenced
+    }
+}
+
+/// Snapshot without changes for a reader that has scanned the rows in it, which only the scrub of
+/// the blobs does.
+struct MutantSnapshot {
+    inner: Box<dyn Snapshot>,
+    has_scanned_rows: AtomicBool,
+}
+
+impl Snapshot for MutantSnapshot {
+    fn get<'a>(&'a self, table: Table, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>>> {
+        self.inner.get(table, key)
+    }
+
+    fn get_many(
+        &self,
+        table: Table,
+        keys: Vec<Bytes>,
+    ) -> BoxFuture<'_, Result<Vec<Option<Bytes>>>> {
+        self.inner.get_many(table, keys)
+    }
+
+    fn scan(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Page>> {
+        if table == Table::Rows {
+            self.has_scanned_rows.store(true, Ordering::Relaxed);
+        }
+        if table == Table::Changes && self.has_scanned_rows.load(Ordering::Relaxed) {
+            return Box::pin(std::future::ready(Ok(Page::new())));
+        }
+        self.inner.scan(table, range)
+    }
+
+    fn keys(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Vec<Bytes>>> {
+        self.inner.keys(table, range)
     }
 }
 
@@ -123,6 +179,16 @@ impl Index for MutantIndex {
             Bug::PruneWithoutBase if is_prune(&batch) => {
                 self.inner.submit(without_base(batch), completion);
             }
+            Bug::BlobDeletedBeforeSwap if count(Table::Rows) > 0 => {
+                self.delete_replaced(&batch);
+                self.inner.submit(batch, completion);
+            }
+            Bug::DeletesNeedSpace if count(Table::Rows) > 0 && batch.releases() => {
+                match self.inner.room(batch.bytes() as u64) {
+                    Ok(()) => self.inner.submit(batch, completion),
+                    Err(error) => completion(Err(CommitError::NotStarted(error))),
+                }
+            }
             Bug::PruneLate if is_prune(&batch) => self.submit_late(batch, completion),
             Bug::RecoveryWithoutFence => self.inner.submit(self.unfenced(batch), completion),
             Bug::UnknownTreatedAsFailed => self.inner.submit(
@@ -156,7 +222,14 @@ impl Index for MutantIndex {
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
-        self.inner.snapshot()
+        let snapshot = self.inner.snapshot()?;
+        Ok(match self.bug {
+            Bug::ScrubForgetsChanges => Box::new(MutantSnapshot {
+                inner: snapshot,
+                has_scanned_rows: AtomicBool::new(false),
+            }),
+            _ => snapshot,
+        })
     }
 
     fn watch(&self, now: Duration) {

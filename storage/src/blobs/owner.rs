@@ -20,7 +20,6 @@ use futures::TryStreamExt;
 use super::failure::{self, Cause};
 use super::marker::{self, MARKER_PATH};
 use super::{BlobTier, FoundBlob, found};
-use crate::planted::Bug;
 use crate::types::{Error, ErrorKind, Reason, Result, StoreId};
 
 /// Most entries of a blob tier that are listed to find the store to which it belongs.
@@ -163,9 +162,6 @@ impl BlobTier {
         let Some(&id) = self.0.owner.get() else {
             return Ok(());
         };
-        if self.env().planted(Bug::NotFoundIsDeleted) {
-            return Ok(());
-        }
         self.place_is_ours().await?;
         match self.read_marker().await? {
             Marker::Of(found) if found == id => Ok(()),

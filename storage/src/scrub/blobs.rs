@@ -31,7 +31,6 @@ use super::sessions::visit_parts;
 use crate::blobs::{BlobName, FoundBlob};
 use crate::decide::SeenEntry;
 use crate::index::{Batch, Range, Snapshot, Table};
-use crate::planted::Bug;
 use crate::read::Reads;
 use crate::records::{Change, LateWrite, Orphan};
 use crate::types::{Result, RevisionId, RevisionKey, Timestamp};
@@ -141,13 +140,12 @@ async fn unknown(
     mut suspects: Suspects,
     tally: &ScrubTally,
 ) -> Result<Vec<FoundDamage>> {
-    let forgets = reads.env().planted(Bug::ScrubForgetsChanges);
-    let mut all_read = remove_named(&*reads.index().snapshot()?, &mut suspects, forgets).await?;
+    let mut all_read = remove_named(&*reads.index().snapshot()?, &mut suspects).await?;
     if suspects.is_empty() {
         return Ok(Vec::new());
     }
     let snapshot = newest(reads.index()).await?;
-    all_read &= remove_named(&*snapshot, &mut suspects, forgets).await?;
+    all_read &= remove_named(&*snapshot, &mut suspects).await?;
     let may_be_needed = !all_read;
     let mut found = Vec::new();
     for (revision, blob) in suspects {
@@ -233,11 +231,7 @@ async fn is_orphan(snapshot: &dyn Snapshot, revision: RevisionId) -> Result<bool
 
 /// Removes the suspects that a row, a part or a change names. Returns whether all of these entries
 /// were readable.
-async fn remove_named(
-    snapshot: &dyn Snapshot,
-    suspects: &mut Suspects,
-    forgets_changes: bool,
-) -> Result<bool> {
+async fn remove_named(snapshot: &dyn Snapshot, suspects: &mut Suspects) -> Result<bool> {
     let rows_read = visit_rows(snapshot, |row| {
         for revision in row.revisions() {
             suspects.remove(&revision);
@@ -253,11 +247,7 @@ async fn remove_named(
         Table::Changes,
         Range::all(CHANGES_PAGE),
         |_, value| {
-            for revision in Change::decode(value)?
-                .revisions
-                .iter()
-                .filter(|_| !forgets_changes)
-            {
+            for revision in &Change::decode(value)?.revisions {
                 suspects.remove(revision);
             }
             Ok(())
