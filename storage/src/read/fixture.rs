@@ -15,6 +15,7 @@ use super::{ReadLimits, Reads};
 use crate::blobs::{BlobOptions, BlobTier, FinishedBlob};
 use crate::decide::{Mutation, Precondition, RowState, Swap, SwapView, revision_key};
 use crate::env::Env;
+use crate::fallback::AttachedFallback;
 use crate::index::{Batch, Completion, Index, IndexStats, Page, Range, Snapshot, Table};
 use crate::read::pins::Pins;
 use crate::records::{Attributes, BlockChecksums, Extent, Manifest, Row};
@@ -203,6 +204,19 @@ impl Store {
             env,
             reads,
         }
+    }
+
+    /// Returns the same store over a fallback.
+    pub(crate) fn over(self, fallback: AttachedFallback) -> Self {
+        let reads = Reads::over(
+            self.index.clone(),
+            self.blobs.clone(),
+            self.pins.clone(),
+            self.env.clone(),
+            self.reads.limits().clone(),
+            Some(fallback),
+        );
+        Self { reads, ..self }
     }
 
     pub(crate) fn row(&self, id: &ObjectId) -> Option<Row> {

@@ -10,6 +10,8 @@
 //! own snapshot: an object written between two pages is listed if its name follows the last name of
 //! the earlier page. A listing never reads payloads.
 
+mod merged;
+
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -98,7 +100,9 @@ impl Reads {
     /// Returns a page of a listing.
     ///
     /// The cost is proportional to the entries returned, plus expired objects between them that are
-    /// not removed yet. A common prefix costs a single seek, however many keys it has. Deleted keys
+    /// not removed yet. A common prefix costs a single seek, however many keys it has. Over a
+    /// fallback, the page also costs the keys of the fallback in its range that are deleted in this
+    /// store. Deleted keys
     /// cost the first scan that crosses them about 0.7 µs each, and later scans nothing.
     ///
     /// # Errors
@@ -108,27 +112,45 @@ impl Reads {
     /// - The errors of the index.
     pub async fn list(&self, request: ListRequest) -> Result<ListPage> {
         self.check_limit(request.limit)?;
-        let Some(mut listing) = PageState::new(&request) else {
-            return Ok(ListPage {
+        let listed = match self.fallback() {
+            None => self.page_of_ours(&request).await?.map(|(page, _)| page),
+            Some(fallback) => merged::page(self, &request, fallback).await?,
+        };
+        Ok(match listed {
+            Some(listing) => listing.into_page(request.limit),
+            None => ListPage {
                 entries: Vec::new(),
                 next: None,
                 unreadable: Vec::new(),
-            });
+            },
+        })
+    }
+
+    /// Reads a page of the objects of this store, and returns it with its snapshot. Returns `None`
+    /// if no key can match.
+    async fn page_of_ours(
+        &self,
+        request: &ListRequest,
+    ) -> Result<Option<(PageState, Box<dyn Snapshot>)>> {
+        let Some(mut listing) = PageState::new(request) else {
+            return Ok(None);
         };
         // The same time for the whole page, so that objects that expire together are listed
         // together.
         let now = self.now();
-        listing.run(&*self.index().snapshot()?, now).await?;
+        let mut snapshot = self.index().snapshot()?;
+        listing.run(&*snapshot, now).await?;
         if listing.passed_over
-            && let Some(again) = PageState::new(&request)
+            && let Some(again) = PageState::new(request)
         {
             // The deadline of an expired object may have been extended in time by a batch that is
             // not durable yet. So the page is read again after all submitted batches are durable.
             self.let_settle().await;
             listing = again;
-            listing.run(&*self.index().snapshot()?, now).await?;
+            snapshot = self.index().snapshot()?;
+            listing.run(&*snapshot, now).await?;
         }
-        Ok(listing.into_page(request.limit))
+        Ok(Some((listing, snapshot)))
     }
 }
 
