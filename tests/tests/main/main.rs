@@ -9,6 +9,7 @@ mod counter;
 mod crash;
 mod damage;
 mod expiry;
+mod fallback;
 mod faults;
 mod full_disk;
 mod idle;

@@ -22,6 +22,9 @@ enum Change {
     Move(String),
     /// A client deletes the object.
     Delete(String),
+    /// A client deletes an object and writes another in one commit.
+    Replace(&'static str, &'static str),
+    Nothing,
 }
 
 /// A source in memory, which carries out a change after each page.
@@ -55,6 +58,12 @@ impl Source {
                 }
             }
             Change::Delete(key) => mask(&store, &key),
+            Change::Replace(deleted, written) => {
+                let mut batch = store.batch(&id(written), inline("new"));
+                batch.append(masking(&store, deleted));
+                store.index.apply(batch);
+            }
+            Change::Nothing => {}
         }
     }
 }
@@ -110,11 +119,15 @@ impl Fallback for Source {
 
 /// Deletes an object: a last version masks it.
 fn mask(store: &Store, key: &str) {
+    store.index.apply(masking(store, key));
+}
+
+fn masking(store: &Store, key: &str) -> Batch {
     let mut batch = Batch::new();
     batch.remove(Table::Rows, id(key).encoded().clone());
     let last = LastVersion::at(Version::new(1), store.env.steady_now());
     batch.put(Table::Meta, last_version_key(&id(key)), last.encode());
-    store.index.apply(batch);
+    batch
 }
 
 fn is_new(store: &Store, key: &str) -> bool {
@@ -286,7 +299,7 @@ proptest! {
             .iter()
             .filter_map(|change| match change {
                 Change::Delete(key) => Some(key.clone()),
-                Change::Move(_) => None,
+                Change::Move(_) | Change::Replace(..) | Change::Nothing => None,
             })
             .collect();
         let source = Arc::new(Source { page_max, ..Source::default() });
@@ -313,6 +326,27 @@ proptest! {
         prop_assert_eq!(listed.len(), walked.len(), "an entry is listed twice");
         prop_assert!(must.is_subset(&listed), "missing: {:?}", must.difference(&listed));
         prop_assert!(listed.is_subset(&may), "deleted: {:?}", listed.difference(&may));
+    }
+}
+
+#[tokio::test]
+async fn page_shows_a_commit_over_both_as_a_whole() {
+    for (deleted, delimiter) in [("a", None), ("a/b", Some('/'))] {
+        let source = Arc::new(Source {
+            page_max: 10,
+            ..Source::default()
+        });
+        let store = store_over(&source);
+        for key in [deleted, "c"] {
+            locked(&source.objects).insert(key.to_owned(), meta(None));
+        }
+        // Carried out from the last: nothing after the page of keys, then beside the first head.
+        *locked(&source.changes) = vec![Change::Replace(deleted, "b"), Change::Nothing];
+        *locked(&source.store) = Some(store.clone());
+        let (walked, _) = walk(&store, request("", delimiter, 10)).await.unwrap();
+        locked(&source.store).take();
+        let names: Vec<_> = walked.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["b", "c"]);
     }
 }
 
