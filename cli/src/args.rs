@@ -76,10 +76,35 @@ pub(crate) struct StoreArgs {
     /// Largest payload, in bytes, that is stored in the index. May differ from call to call.
     #[arg(long, global = true, value_name = "BYTES", default_value_t = cenotaph::INLINE_BYTES_MAX)]
     pub(crate) inline_max: usize,
+    /// Source of objects that the store does not have yet: fs:PATH, cenotaph:DIR (another store), or
+    /// a bucket as for --blobs. Needed for each command until `migrate` has moved everything.
+    #[arg(long, global = true, value_name = "URI")]
+    pub(crate) fallback: Option<String>,
+    /// Declares that the source is lost.
+    #[arg(skip)]
+    pub(crate) fallback_lost: bool,
+    /// Permits a migration to delete from the source.
+    #[arg(skip)]
+    pub(crate) fallback_is_writable: bool,
     /// Open the store without changing any file of it. Needs no write permission. Only for commands
     /// that read.
     #[arg(long, global = true)]
     pub(crate) read_only: bool,
+}
+
+impl Default for StoreArgs {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("data"),
+            blobs: None,
+            namespace: None,
+            inline_max: cenotaph::INLINE_BYTES_MAX,
+            fallback: None,
+            fallback_lost: false,
+            fallback_is_writable: false,
+            read_only: false,
+        }
+    }
 }
 
 /// Format of the output.
@@ -146,6 +171,14 @@ pub(crate) enum Command {
     /// Names every file without an object (missing), every object without a file (extra), and every
     /// pair that differs or whose object is damaged.
     Verify(VerifyArgs),
+    /// Move everything from an older store, a directory or a bucket into this store. Run it again to
+    /// resume.
+    ///
+    /// Objects of this store win, and what was deleted in it stays deleted. Until everything is
+    /// moved, every command on this store needs --fallback with the same source, and reads objects
+    /// from both. At the end the source is sealed: it is never read again. Exits with 1 if an
+    /// object could not be moved; then the source is not sealed.
+    Migrate(MigrateArgs),
     /// Show the contents of all namespaces, the work of the engine, and its pending work.
     Stats(StatsArgs),
     /// Check both tiers of all namespaces against each other; repair on request.
@@ -205,6 +238,7 @@ impl Command {
             // A scrub only reads unless it repairs.
             Self::Scrub(options) => (options.repair || options.drop_damaged)
                 .then_some("scrub with --repair or --drop-damaged"),
+            Self::Migrate(options) => (!options.dry_run).then_some("migrate"),
             Self::Put(_) => Some("put"),
             Self::Rm(_) => Some("rm"),
             Self::Abort(_) => Some("abort"),
@@ -220,6 +254,38 @@ impl Command {
             Self::DemoChild(_) => Some("demo-child"),
         }
     }
+}
+
+/// Arguments of `migrate`.
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    /// Source: fs:PATH, cenotaph:DIR (another store), or a bucket as for --blobs.
+    #[arg(long, value_name = "URI", required_unless_present = "source_lost")]
+    pub(crate) from: Option<String>,
+    /// Only count the objects that would be moved.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Read every moved object back and verify its checksums.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Delete each object from the source once its copy is durable and verified.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) delete_source: bool,
+    /// Number of objects that are moved at once.
+    #[arg(long, short, value_name = "N", value_parser = values::jobs, default_value = "8")]
+    pub(crate) jobs: usize,
+    /// Move at most this many bytes per second.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) bytes_per_second: Option<u64>,
+    /// Seal the source although it has no objects.
+    #[arg(long)]
+    pub(crate) allow_empty: bool,
+    /// Seal the source although it has names that can't be keys, such as names that are not UTF-8.
+    #[arg(long)]
+    pub(crate) skip_unnameable: bool,
+    /// Declare that the source is lost for good: the objects that only it had are absent from now on.
+    #[arg(long, conflicts_with_all = ["from", "dry_run"])]
+    pub(crate) source_lost: bool,
 }
 
 /// Arguments of `stats`.

@@ -32,13 +32,21 @@ pub(crate) enum BlobPlace {
     Remote(String),
 }
 
-/// Parses a URI.
+/// Parses the URI of `--blobs`.
+///
+/// # Errors
+/// As [`parse_option`].
+pub(crate) fn parse(uri: &str) -> Result<BlobPlace, Failure> {
+    parse_option("--blobs", uri)
+}
+
+/// Parses the URI of an option.
 ///
 /// # Errors
 /// [`Failure::Usage`] if the URI is invalid, or if this build lacks the cargo feature of its
 /// scheme.
-pub(crate) fn parse(uri: &str) -> Result<BlobPlace, Failure> {
-    let usage = |message: String| Err(Failure::Usage(format!("--blobs: {message}")));
+pub(crate) fn parse_option(option: &str, uri: &str) -> Result<BlobPlace, Failure> {
+    let usage = |message: String| Err(Failure::Usage(format!("{option}: {message}")));
     // Messages quote at most the scheme, and only a known one: other text may be a credential.
     let Some((scheme, rest)) = uri.split_once(':') else {
         return usage("expected fs:PATH, s3://.., gcs://.. or azblob://..".to_owned());
@@ -52,16 +60,16 @@ pub(crate) fn parse(uri: &str) -> Result<BlobPlace, Failure> {
             Ok(BlobPlace::Remote(uri.to_owned()))
         }
         (_, Some(true)) => usage(format!("expected {scheme}://NAME/ROOT")),
-        (_, Some(false)) => Err(missing_feature(scheme)),
+        (_, Some(false)) => Err(missing_feature(option, scheme)),
         (_, None) => usage("known schemes are fs, s3, gcs and azblob".to_owned()),
     }
 }
 
 /// Returns the error of a scheme whose cargo feature is not part of this build. The message
 /// contains the scheme only, not the URI.
-fn missing_feature(scheme: &str) -> Failure {
+fn missing_feature(option: &str, scheme: &str) -> Failure {
     Failure::Usage(format!(
-        "--blobs: this build does not support {scheme}: feature={scheme}; install the tool with \
+        "{option}: this build does not support {scheme}: feature={scheme}; install the tool with \
          `cargo install cenotaph-cli --features cloud`"
     ))
 }
@@ -128,7 +136,10 @@ pub(crate) fn remote(uri: &str) -> Result<Operator, Failure> {
 #[cfg(not(feature = "_remote"))]
 pub(crate) fn remote(uri: &str) -> Result<Operator, Failure> {
     // `parse` has refused the scheme already.
-    Err(missing_feature(uri.split(':').next().unwrap_or_default()))
+    Err(missing_feature(
+        "--blobs",
+        uri.split(':').next().unwrap_or_default(),
+    ))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod extend;
 mod get;
 mod import;
 mod ls;
+mod migrate;
 mod mv;
 mod put;
 mod recover;
@@ -56,6 +57,7 @@ pub(crate) async fn dispatch(
         Command::Import(options) => import::run(store, report, &options).await,
         Command::Export(options) => export::run(store, report, &options).await,
         Command::Verify(options) => verify::run(store, report, &options).await,
+        Command::Migrate(options) => migrate::run(store, report, &options).await,
         Command::Stats(options) => stats::run(store, report, &options).await,
         Command::Recover => recover::run(store, report).await,
         // The open has adopted and remembered the tier already.

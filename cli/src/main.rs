@@ -12,6 +12,7 @@ mod args;
 mod blob_location;
 mod blob_uri;
 mod commands;
+mod fallback_uri;
 mod store;
 mod transfer;
 mod ui;
@@ -28,7 +29,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use args::{Cli, Command, Resume};
+use args::{Cli, Command, MigrateArgs, Resume, StoreArgs};
 use commands::{demo, dispatch, doctor, salvage};
 use store::{OpenStore, StoreAccess};
 use ui::failure::Failure;
@@ -103,6 +104,8 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
             "--read-only is for commands that only read a store: `{name}` writes"
         )));
     }
+    // Removed at the end, after the store is closed.
+    let mut scratch = None;
     let (access, options) = match &cli.command {
         // These three work without an open store, or open stores of their own.
         Command::Demo(options) => return signals.or(demo::run(report, &env, options)).await,
@@ -125,6 +128,7 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
             (StoreAccess::Create, cli.store)
         }
         Command::Adopt => (StoreAccess::Adopt, cli.store),
+        Command::Migrate(options) => migrate_access(options, cli.store, &mut scratch)?,
         Command::Get(_)
         | Command::Ls(_)
         | Command::Stat(_)
@@ -151,6 +155,45 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
     };
     // The failure of the command, if any, is the more useful message.
     result.and(closed)
+}
+
+/// Returns the store of a migration. A dry run changes no file of an existing store, and counts for
+/// a temporary store if there is none yet.
+fn migrate_access(
+    options: &MigrateArgs,
+    store: StoreArgs,
+    scratch: &mut Option<tempfile::TempDir>,
+) -> Result<(StoreAccess, StoreArgs), Failure> {
+    let store = StoreArgs {
+        fallback: options.from.clone(),
+        fallback_lost: options.source_lost,
+        fallback_is_writable: options.delete_source,
+        ..store
+    };
+    if !options.dry_run {
+        let access = if options.source_lost {
+            StoreAccess::Existing
+        } else {
+            StoreAccess::Create
+        };
+        return Ok((access, store));
+    }
+    if store.data.join("index").is_dir() {
+        let store = StoreArgs {
+            read_only: true,
+            ..store
+        };
+        return Ok((StoreAccess::Existing, store));
+    }
+    let directory = tempfile::tempdir()
+        .map_err(|error| Failure::io("no temporary directory can be created", &error))?;
+    let store = StoreArgs {
+        data: directory.path().to_owned(),
+        blobs: None,
+        ..store
+    };
+    *scratch = Some(directory);
+    Ok((StoreAccess::Create, store))
 }
 
 /// Closes the store within [`CLOSE_AFTER_SIGNAL`].

@@ -7,6 +7,7 @@ use cenotaph::{Config, Engine, Env, ErrorKind, Namespace, ObjectId};
 use crate::args::StoreArgs;
 use crate::blob_location::Location;
 use crate::blob_uri::{self, BlobPlace};
+use crate::fallback_uri::OpenSource;
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human;
 
@@ -31,7 +32,9 @@ pub(crate) struct OpenStore {
     pub(crate) env: Env,
     /// The location of the blob tier, in the form of `--blobs`.
     pub(crate) tier: String,
-    /// Local directories of the store. Imports do not read them; exports do not write to them.
+    /// The source of objects that the store does not have yet.
+    pub(crate) source: Option<OpenSource>,
+    /// Local directories of the store and its source. Imports do not read them; exports do not write to them.
     pub(crate) own_dirs: Vec<PathBuf>,
 }
 
@@ -77,6 +80,19 @@ impl OpenStore {
         if args.read_only {
             builder = builder.read_only();
         }
+        let source = match &args.fallback {
+            Some(uri) => {
+                let is_writable = args.fallback_is_writable;
+                let source = OpenSource::open(uri, &namespace, is_writable, env.clone()).await?;
+                builder = builder.fallback_shared(source.fallback());
+                own_dirs.extend(source.dir.clone());
+                Some(source)
+            }
+            None => None,
+        };
+        if args.fallback_lost {
+            builder = builder.fallback_lost();
+        }
         let engine = builder
             .open()
             .await
@@ -96,6 +112,7 @@ impl OpenStore {
             namespace,
             env,
             tier: location.uri().to_owned(),
+            source,
             own_dirs,
         })
     }
@@ -107,7 +124,12 @@ impl OpenStore {
 
     /// Waits for running operations, within the limit of the engine, and closes the engine.
     pub(crate) async fn close(&self) -> Result<(), Failure> {
-        Ok(self.engine.close().await?)
+        let closed = self.engine.close().await;
+        // After the store, which may still read it.
+        if let Some(source) = &self.source {
+            source.close().await?;
+        }
+        Ok(closed?)
     }
 
     /// Returns whether this canonical directory is a directory of the store, or within such a

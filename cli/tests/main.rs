@@ -6,6 +6,7 @@
 mod changes;
 mod demo;
 mod doctors;
+mod migrations;
 mod objects;
 mod read_only;
 mod scrubs;

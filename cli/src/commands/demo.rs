@@ -446,8 +446,7 @@ fn store_args(data: &Path) -> StoreArgs {
         data: data.to_owned(),
         // Explicit, because the checks read this directory.
         blobs: Some("fs:".to_owned()),
-        namespace: None,
         inline_max: INLINE_MAX,
-        read_only: false,
+        ..StoreArgs::default()
     }
 }

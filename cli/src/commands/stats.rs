@@ -1,6 +1,6 @@
 //! `stats`: prints the contents of the store and the counters of the engine.
 
-use cenotaph::{ErrorKind, PayloadLogStats, SpaceStats, Stats, Timestamp, Usage};
+use cenotaph::{ErrorKind, FallbackState, PayloadLogStats, SpaceStats, Stats, Timestamp, Usage};
 use serde_json::json;
 
 use crate::args::StatsArgs;
@@ -21,8 +21,13 @@ pub(crate) async fn run(
     } else {
         usage(store, report).await?
     };
+    let fallback = store.engine.fallback_status().await?;
     if report.is_json() {
         let mut value = in_json(&stats);
+        let state = fallback.as_ref().map(|fallback| state(fallback.state));
+        value["fallback"] = json!(fallback.as_ref().map(|fallback| &fallback.description));
+        value["fallback_state"] = json!(state);
+        value["fallback_moved"] = json!(fallback.as_ref().map(|fallback| fallback.migration.moved));
         for (name, counted) in usage_in_json(usage.as_ref()) {
             value[name] = counted;
         }
@@ -30,6 +35,12 @@ pub(crate) async fn run(
     } else {
         let mut rows: Vec<[String; 2]> = usage.as_ref().map(usage_in_rows).unwrap_or_default();
         rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), value]));
+        if let Some(fallback) = &fallback {
+            let moved = human::grouped(fallback.migration.moved);
+            rows.push(["fallback".to_owned(), fallback.description.clone()]);
+            rows.push(["  state".to_owned(), state(fallback.state).to_owned()]);
+            rows.push(["  moved from it".to_owned(), moved]);
+        }
         report.text(&human::table([Align::Left, Align::Right], &rows))?;
     }
     // Printed first, failed then: the counts of the readable rows are still useful.
@@ -41,6 +52,15 @@ pub(crate) async fn run(
                 "{ranges} of rows can't be read, so the counts are incomplete; run `scrub`"
             )))
         }
+    }
+}
+
+/// Returns the state of a fallback as a word.
+fn state(state: FallbackState) -> &'static str {
+    match state {
+        FallbackState::Open => "open",
+        FallbackState::Sealed => "sealed",
+        FallbackState::Lost => "lost",
     }
 }
 

@@ -1,0 +1,104 @@
+//! The source of objects that a store does not have yet: `--fallback` and `migrate --from`.
+//!
+//! | URI | source |
+//! |---|---|
+//! | `cenotaph:DIR` | another store, opened read-only, or for writing if a migration deletes from it |
+//! | `fs:PATH` | the files of an existing directory |
+//! | `s3://..`, `gcs://..`, `azblob://..` | the keys of a bucket |
+//!
+//! Invariant: no message and no description contains credentials of a URI.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cenotaph::{
+    Engine, EngineFallback, Env, Fallback, Namespace, OperatorFallback, RemovableSource,
+};
+
+use crate::args::StoreArgs;
+use crate::blob_uri::{self, BlobPlace};
+use crate::store::{OpenStore, StoreAccess};
+use crate::ui::failure::Failure;
+
+/// An open source.
+pub(crate) struct OpenSource {
+    kind: SourceKind,
+    /// Local directory of the source.
+    pub(crate) dir: Option<PathBuf>,
+}
+
+enum SourceKind {
+    Files(OperatorFallback),
+    Store(EngineFallback, Engine),
+}
+
+impl OpenSource {
+    /// Opens a source. `is_writable` permits a migration to delete from it.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if the URI is invalid, [`Failure::Failed`] if the source can't be opened.
+    pub(crate) async fn open(
+        uri: &str,
+        namespace: &Namespace,
+        is_writable: bool,
+        env: Env,
+    ) -> Result<Self, Failure> {
+        if let Some(dir) = uri.strip_prefix("cenotaph:") {
+            return Self::store(Path::new(dir), is_writable, env).await;
+        }
+        let place = blob_uri::parse_option("--fallback", uri)?;
+        let (operator, dir) = match place {
+            BlobPlace::UnderData => {
+                return Err(Failure::Usage("--fallback: expected fs:PATH".to_owned()));
+            }
+            BlobPlace::Directory(dir) => (blob_uri::directory(&dir)?, Some(dir)),
+            BlobPlace::Remote(uri) => (blob_uri::remote(&uri)?, None),
+        };
+        let files = OperatorFallback::new(operator).namespace(namespace.clone());
+        Ok(Self {
+            kind: SourceKind::Files(files),
+            dir,
+        })
+    }
+
+    async fn store(dir: &Path, is_writable: bool, env: Env) -> Result<Self, Failure> {
+        let args = StoreArgs {
+            data: dir.to_owned(),
+            read_only: !is_writable,
+            ..StoreArgs::default()
+        };
+        // Boxed: the open of a store may open a source, which is a store.
+        let other = Box::pin(OpenStore::open(&args, StoreAccess::Existing, env)).await?;
+        let canonical = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let description = format!("cenotaph:{}", canonical.display());
+        let engine = other.engine;
+        Ok(Self {
+            kind: SourceKind::Store(EngineFallback::new(engine.clone(), description), engine),
+            dir: Some(canonical),
+        })
+    }
+
+    /// Returns the fallback of an engine.
+    pub(crate) fn fallback(&self) -> Arc<dyn Fallback> {
+        match &self.kind {
+            SourceKind::Files(files) => Arc::new(files.clone()),
+            SourceKind::Store(store, _) => Arc::new(store.clone()),
+        }
+    }
+
+    /// Returns the source from which a migration deletes.
+    pub(crate) fn removable(&self) -> Arc<dyn RemovableSource> {
+        match &self.kind {
+            SourceKind::Files(files) => Arc::new(files.clone()),
+            SourceKind::Store(store, _) => Arc::new(store.clone()),
+        }
+    }
+
+    /// Closes the source.
+    pub(crate) async fn close(&self) -> Result<(), Failure> {
+        match &self.kind {
+            SourceKind::Files(_) => Ok(()),
+            SourceKind::Store(_, engine) => Ok(engine.close().await?),
+        }
+    }
+}
