@@ -38,6 +38,7 @@ pub use context::registry::ActorKind;
 pub use handle::Tiered;
 pub use handle::adoption::AdoptionOutcome;
 pub use handle::atomic::WriteReply;
+pub use handle::migration::RunningMigration;
 pub use handle::multipart::PartIntent;
 pub use handle::scrub::RepairLevel;
 pub use handle::start::StartOptions;

@@ -8,7 +8,7 @@ use std::ops::Bound;
 
 use cenotaph_storage::fallback::{
     Fallback, FallbackEntry, FallbackListRequest, FallbackMeta, FallbackObject, FallbackPage,
-    KeyPosition,
+    KeyPosition, RemovableSource,
 };
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::records::Metadata;
@@ -116,6 +116,12 @@ impl Fallback for EngineFallback {
             Ok(found)
         }
         .boxed()
+    }
+}
+
+impl RemovableSource for EngineFallback {
+    fn remove<'a>(&'a self, id: &'a ObjectId) -> BoxFuture<'a, Result<()>> {
+        async move { self.engine.delete(id).await.map(drop) }.boxed()
     }
 }
 

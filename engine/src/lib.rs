@@ -91,6 +91,7 @@ pub use ops::copy::{CopyRequest, RenameRequest};
 pub use ops::delete::{Delete, DeletePrefix, PrefixDeleted};
 pub use ops::get::{Get, Object};
 pub use ops::list::List;
+pub use ops::migrate::{FallbackStatus, Migrate, MigrationFailure, MigrationReport};
 pub use ops::put::Put;
 pub use ops::scrub::Scrub;
 pub use ops::update::{NewContent, Update, Updated};
@@ -109,7 +110,7 @@ pub use cenotaph_storage::blobs::{BlobOptions, object_of_blob};
 pub use cenotaph_storage::decide::{Deleted, Precondition, PutResult, WriteOutcome};
 pub use cenotaph_storage::fallback::{
     Fallback, FallbackEntry, FallbackListRequest, FallbackMeta, FallbackObject, FallbackPage,
-    FallbackTimes, KeyPosition,
+    FallbackTimes, KeyPosition, RemovableSource,
 };
 pub use cenotaph_storage::index::fjall::FjallOptions;
 pub use cenotaph_storage::index::{
@@ -118,6 +119,7 @@ pub use cenotaph_storage::index::{
 pub use cenotaph_storage::records::{
     ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Deadline, EXPIRATION_MAX, Expiration, Metadata,
 };
+pub use cenotaph_storage::records::{FallbackState, MigrationProgress};
 pub use cenotaph_storage::salvage::{LostBlob, LostName, LostTable, SalvageReport, Unread};
 pub use cenotaph_storage::scrub::{
     Damage, Finding, RawKey, RepairOutcome, ScrubCounts, ScrubDepth, ScrubProgress, ScrubReport,

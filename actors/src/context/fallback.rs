@@ -46,6 +46,16 @@ impl Context {
         self.open_fallback().is_some()
     }
 
+    /// Returns an answer, unless the fallback has been sealed since it was given: masks may have
+    /// been dropped, so that the state New no longer means that the object was never deleted.
+    pub(crate) fn valid(&self, answer: FallbackAnswer) -> FallbackAnswer {
+        if self.is_fallback_open() {
+            answer
+        } else {
+            FallbackAnswer::NotAsked
+        }
+    }
+
     /// Returns the answer that a request under this precondition needs. `known` is an answer that
     /// the caller has already.
     ///

@@ -72,6 +72,8 @@ pub(crate) struct Context {
     pub(crate) making_room: AtomicBool,
     pub(crate) idle_refreshes: IdleRefreshes,
     pub(crate) conflict_queue: ConflictQueue,
+    /// True while a migration from the fallback is running.
+    pub(crate) is_migrating: AtomicBool,
     /// The fallback of the store.
     pub(crate) fallback: Option<FallbackOptions>,
 }

@@ -35,8 +35,10 @@ pub enum AdoptionOutcome {
     },
     /// The store has the object or has deleted it, or there is no fallback. Nothing was changed.
     Ours,
-    /// The fallback does not have the object, or the object has expired. Nothing was changed.
+    /// The fallback does not have the object. Nothing was changed.
     Missing,
+    /// The object in the fallback has expired. Nothing was changed.
+    Expired,
 }
 
 impl Tiered {
@@ -67,7 +69,7 @@ impl Tiered {
             return Ok(AdoptionOutcome::Missing);
         };
         if !object.meta.is_live(context.env.steady_now()) {
-            return Ok(AdoptionOutcome::Missing);
+            return Ok(AdoptionOutcome::Expired);
         }
         let bytes = object.meta.size;
         let is_inline = usize::try_from(bytes).is_ok_and(|size| size <= fallback.inline_bytes_max);
@@ -83,6 +85,24 @@ impl Tiered {
             }
             Err(error) => Err(error.with_id(id)),
         }
+    }
+
+    /// Returns the size of an object that [`adopt`](Self::adopt) would move, in bytes. Returns
+    /// `None` if it would move nothing.
+    ///
+    /// # Errors
+    /// The error of the fallback or of the index.
+    pub async fn adoptable(&self, id: &ObjectId) -> Result<Option<u64>> {
+        let context = self.context();
+        let Some(fallback) = context.open_fallback() else {
+            return Ok(None);
+        };
+        if !context.is_new(id).await? {
+            return Ok(None);
+        }
+        let found = fallback.attached.head(id).await?;
+        let live = found.filter(|meta| meta.is_live(context.env.steady_now()));
+        Ok(live.map(|meta| meta.size))
     }
 
     /// Moves the object of a change of metadata into the store, if only the fallback has it.
@@ -107,7 +127,7 @@ impl Tiered {
                 AdoptionOutcome::Moved { written, .. } => {
                     Ok(written.etag.map_or(precondition, Precondition::Etag))
                 }
-                AdoptionOutcome::Ours | AdoptionOutcome::Missing => {
+                AdoptionOutcome::Ours | AdoptionOutcome::Missing | AdoptionOutcome::Expired => {
                     let now = self.context().env.steady_now();
                     let ours = self.context().row_state_at(id, now).await?;
                     let current = ours.live(now).map(|row| row.current());

@@ -89,7 +89,9 @@ impl Tiered {
         let objects = vec![rename.from.clone(), rename.to.clone()];
         let decide = move |row_states: &BTreeMap<ObjectId, RowState>, context: &Context| {
             let now = context.env.steady_now();
-            let to = row_states[&rename.to].clone().answered(answer);
+            let to = row_states[&rename.to]
+                .clone()
+                .answered(context.valid(answer));
             rename.decide(&row_states[&rename.from], &to, now)
         };
         self.commit_together(objects, permit, decide).await
@@ -294,7 +296,7 @@ fn decide(
     for swap in swaps {
         let answer = answers.get(&swap.id).copied().unwrap_or_default();
         let view = SwapView {
-            row_state: row_states[&swap.id].clone().answered(answer),
+            row_state: row_states[&swap.id].clone().answered(context.valid(answer)),
             is_unreadable: false,
             change_is_live: false,
         };

@@ -16,6 +16,7 @@ use crate::runtime::reply::{ReplyCallback, reply};
 
 pub(crate) mod adoption;
 pub(crate) mod atomic;
+pub(crate) mod migration;
 pub(crate) mod multipart;
 pub(crate) mod scrub;
 pub(crate) mod space;

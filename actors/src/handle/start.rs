@@ -198,6 +198,7 @@ fn context(options: StartOptions, health: Health) -> Context {
         making_room: AtomicBool::new(false),
         idle_refreshes: IdleRefreshes::default(),
         conflict_queue: ConflictQueue::default(),
+        is_migrating: AtomicBool::new(false),
         fallback,
     }
 }

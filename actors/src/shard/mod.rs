@@ -150,7 +150,7 @@ impl Shard {
     ) -> Result<Plan<SwapReply>> {
         let mut reader = DecisionReader::new(&self.context, pending);
         let mut view = reader.swap_view(swap).await?;
-        view.row_state = view.row_state.answered(answer);
+        view.row_state = view.row_state.answered(self.context.valid(answer));
         let now = self.context.env.steady_now();
         let plan = swap.decide(&view, now);
         // Hook of planted bugs: without the feature it returns the same plan.

@@ -88,7 +88,7 @@ impl Shard {
     ) -> Result<Plan<Option<PutResult>>> {
         let mut reader = DecisionReader::new(&self.context, pending);
         let mut view = view(&mut reader, step).await?;
-        view.row_state = view.row_state.answered(answer);
+        view.row_state = view.row_state.answered(self.context.valid(answer));
         let plan = step.decide(&view, self.context.env.steady_now());
         let plan = tamper::step(&self.context.env, step, view, plan);
         Ok(plan.based_on(reader.into_reads()))

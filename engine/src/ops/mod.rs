@@ -6,6 +6,7 @@ pub(crate) mod copy;
 pub(crate) mod delete;
 pub(crate) mod get;
 pub(crate) mod list;
+pub(crate) mod migrate;
 pub(crate) mod pages;
 pub(crate) mod put;
 pub(crate) mod scrub;

@@ -14,6 +14,7 @@
 //! truncated never counts as the end (docs/adr/0029).
 
 mod attached;
+mod migration;
 
 use std::fmt;
 use std::ops::Range;
@@ -26,6 +27,7 @@ use crate::records::{Attributes, Metadata, is_live};
 use crate::types::{ByteRange, Checksum, Error, ErrorKind, Namespace, ObjectId, Result, Timestamp};
 
 pub use attached::{AttachedFallback, attach, find_attached};
+pub use migration::{MigrationCounts, resume};
 
 /// Read-only source of objects that are not yet in this store.
 ///
@@ -54,6 +56,15 @@ pub trait Fallback: Send + Sync + 'static {
 
     /// Returns the namespaces in which the source has objects, in order.
     fn namespaces(&self) -> BoxFuture<'_, Result<Vec<Namespace>>>;
+}
+
+/// Source from which a migration may delete the objects that it has moved.
+pub trait RemovableSource: Send + Sync + 'static {
+    /// Deletes an object from the source. A missing object is no error.
+    ///
+    /// # Errors
+    /// The error of the source. The object may or may not be deleted.
+    fn remove<'a>(&'a self, id: &'a ObjectId) -> BoxFuture<'a, Result<()>>;
 }
 
 /// Everything that a fallback knows about an object except its bytes. Versions and etags of a

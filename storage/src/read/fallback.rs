@@ -11,7 +11,7 @@
 //!                         something            1
 //! ```
 //!
-//! Guards "no false not-found": between steps 1 and 2 a sweep may move the object and delete the
+//! Guards "no false not-found": between steps 1 and 2 a migration may move the object and delete the
 //! source. The object is durable in the store before it is deleted from the source, so that step 3
 //! finds it.
 

@@ -4,7 +4,7 @@
 //! ```text
 //! key "fallback"
 //! value: version=1, postcard: description, state (0 = Open, 1 = Sealed, 2 = Lost),
-//!        sweep (passes, cursor, moved, kept, failed, bytes)
+//!        migration (passes, cursor, moved, found, failed, bytes)
 //!
 //! Open ──> Sealed    everything is in this store
 //!   └────> Lost      the source was declared lost
@@ -40,17 +40,17 @@ pub enum FallbackState {
     Lost,
 }
 
-/// Progress of the sweep that moves all objects.
+/// Progress of the migration, which moves all objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SweepProgress {
+pub struct MigrationProgress {
     /// Number of passes that have begun.
     pub passes: u64,
     /// Last object that the present pass has handled; `None` at the beginning of a pass.
     pub cursor: Option<ObjectId>,
     /// Objects moved by all passes.
     pub moved: u64,
-    /// Objects of the present pass that this store had already.
-    pub kept: u64,
+    /// Objects of the present pass that were moved or needed no move.
+    pub found: u64,
     /// Objects of the present pass that could not be moved.
     pub failed: u64,
     /// Payload bytes moved by all passes.
@@ -64,8 +64,8 @@ pub struct FallbackRecord {
     pub description: String,
     /// State of the adoption.
     pub state: FallbackState,
-    /// Progress of the sweep.
-    pub sweep: SweepProgress,
+    /// Progress of the migration.
+    pub migration: MigrationProgress,
 }
 
 impl FallbackRecord {
@@ -74,7 +74,7 @@ impl FallbackRecord {
         Self {
             description,
             state: FallbackState::Open,
-            sweep: SweepProgress::default(),
+            migration: MigrationProgress::default(),
         }
     }
 
@@ -129,11 +129,11 @@ mod tests {
         FallbackRecord {
             description: "fs:/a".into(),
             state,
-            sweep: SweepProgress {
+            migration: MigrationProgress {
                 passes: 2,
                 cursor,
                 moved: 300,
-                kept: 4,
+                found: 4,
                 failed: 1,
                 bytes: 5,
             },
@@ -174,10 +174,10 @@ mod tests {
             key in proptest::option::of("[a-z/]{1,20}"),
             counts in any::<[u64; 5]>(),
         ) {
-            let [passes, moved, kept, failed, bytes] = counts;
+            let [passes, moved, found, failed, bytes] = counts;
             let cursor = key.map(|key| ObjectId::try_from(key.as_str()).unwrap());
-            let sweep = SweepProgress { passes, cursor, moved, kept, failed, bytes };
-            let record = FallbackRecord { description, state: FallbackState::Open, sweep };
+            let migration = MigrationProgress { passes, cursor, moved, found, failed, bytes };
+            let record = FallbackRecord { description, state: FallbackState::Open, migration };
             prop_assert_eq!(FallbackRecord::decode(&record.encode()).unwrap(), record);
         }
     }

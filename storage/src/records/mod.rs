@@ -28,7 +28,7 @@ pub use expiry::{
     Due, check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key,
     upload_expiry_key,
 };
-pub use fallback::{FALLBACK_KEY, FallbackRecord, FallbackState, SweepProgress};
+pub use fallback::{FALLBACK_KEY, FallbackRecord, FallbackState, MigrationProgress};
 pub use last_version::{LastVersion, last_version_key, last_version_object, last_versions_prefix};
 pub use manifest::{Extent, Manifest};
 pub(crate) use meta::epoch_entry;

@@ -17,6 +17,7 @@ mod kills;
 mod last_versions;
 mod long_names;
 mod memory;
+mod migration;
 mod missing;
 mod modes;
 mod moves;

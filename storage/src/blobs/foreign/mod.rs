@@ -27,14 +27,17 @@ use futures::future::BoxFuture;
 use opendal::Operator;
 
 use super::device;
-use crate::fallback::{Fallback, FallbackListRequest, FallbackMeta, FallbackObject, FallbackPage};
+use crate::fallback::{
+    Fallback, FallbackListRequest, FallbackMeta, FallbackObject, FallbackPage, RemovableSource,
+};
 use crate::types::{ByteRange, Error, ErrorKind, Namespace, ObjectId, Result};
 
 /// Objects of an OpenDAL operator that was not written by Cenotaph, to adopt them.
 ///
 /// Each file or bucket key becomes an object of one namespace. Content type, content encoding, user
 /// metadata, size and time of the last write are taken over where the service has them. Nothing is
-/// written to the operator.
+/// written to the operator, and nothing is deleted unless it is a [`RemovableSource`] of a
+/// migration.
 ///
 /// The caller adds layers for retries and timeouts to the operator. A service that lists behind a
 /// key (`list_with_start_after`) must list in the order of the bytes of its keys; a listing in
@@ -188,6 +191,25 @@ impl Fallback for OperatorFallback {
 
     fn namespaces(&self) -> BoxFuture<'_, Result<Vec<Namespace>>> {
         std::future::ready(Ok(vec![self.namespace.clone()])).boxed()
+    }
+}
+
+impl RemovableSource for OperatorFallback {
+    fn remove<'a>(&'a self, id: &'a ObjectId) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let Some(path) = self.path(id) else {
+                return Ok(());
+            };
+            self.check_root("delete").await?;
+            let deleted = self.operator.delete(path).await;
+            deleted.map_err(|error| {
+                let message = "the source can't delete the object";
+                Error::new(ErrorKind::Unavailable, "delete", message)
+                    .with_id(id)
+                    .with_source(error)
+            })
+        }
+        .boxed()
     }
 }
 
