@@ -105,10 +105,10 @@ impl Sessions {
         tally.entries(page.len());
         let mut found = Vec::new();
         for (key, value) in &page {
-            let damage = match EntryKind::of(key) {
-                EntryKind::UploadRecord => session(&*snapshot, key, value).await?,
-                EntryKind::Part => self.part(key, value, tally),
-                EntryKind::Unknown => Some(unknown(key)),
+            let damage = match UploadEntryKind::of(key) {
+                UploadEntryKind::UploadRecord => session(&*snapshot, key, value).await?,
+                UploadEntryKind::Part => self.part(key, value, tally),
+                UploadEntryKind::Unknown => Some(unknown(key)),
             };
             let Some(damage) = damage else { continue };
             // A shard confirms the other findings. These have no shard, so the walk reads the entry
@@ -207,14 +207,14 @@ pub(super) fn all(limit: usize) -> Range {
 }
 
 /// Kind of an entry of the sessions table, by its key.
-enum EntryKind {
+enum UploadEntryKind {
     UploadRecord,
     Part,
     /// Not written by this build or by earlier builds.
     Unknown,
 }
 
-impl EntryKind {
+impl UploadEntryKind {
     fn of(key: &Bytes) -> Self {
         if key.starts_with(&all_sessions_prefix()) {
             Self::UploadRecord
@@ -390,13 +390,15 @@ pub(super) async fn visit_parts(
         snapshot,
         Table::Uploads,
         Range::all(PAGE),
-        |key, value| match EntryKind::of(key) {
+        |key, value| match UploadEntryKind::of(key) {
             // An upload record names no revision. In a format of a later build it may.
-            EntryKind::UploadRecord => UploadRecord::decode(value).map(drop).or_else(unless_later),
-            EntryKind::Part => {
+            UploadEntryKind::UploadRecord => {
+                UploadRecord::decode(value).map(drop).or_else(unless_later)
+            }
+            UploadEntryKind::Part => {
                 Filed::decode(value).map(|filed| filed.part().iter().for_each(&mut show))
             }
-            EntryKind::Unknown => Err(Error::new(
+            UploadEntryKind::Unknown => Err(Error::new(
                 ErrorKind::UnknownFormat,
                 "scrub",
                 "the kind of the entry is unknown",
