@@ -15,6 +15,7 @@
 mod azurite;
 mod cases;
 mod local;
+mod migration;
 mod remains;
 mod s3;
 mod suite;
@@ -85,4 +86,20 @@ async fn every_case_passes_on_ceph() {
         return;
     };
     assert_passes(&S3::ceph(PART_BYTES_MIN).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_moves_to_moto_under_load() {
+    let Some(program) = required("moto", S3::find_moto()) else {
+        return;
+    };
+    migration::assert_moves(&S3::moto(program, PART_BYTES_MIN).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_a_bucket_move_into_a_store() {
+    let Some(program) = required("moto", S3::find_moto()) else {
+        return;
+    };
+    migration::assert_bucket_moves(&S3::moto(program, PART_BYTES_MIN).await).await;
 }
