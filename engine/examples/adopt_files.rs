@@ -3,7 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "an example prints its objects")]
 
-use cenotaph::{Engine, Error, Operator, OperatorFallback, Update};
+use cenotaph::{Engine, Entry, Error, Operator, OperatorFallback, Update};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -38,11 +38,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     assert!(engine.get("notes/old").await?.is_none());
     assert_eq!(std::fs::read_to_string(files.join("notes/count"))?, "41");
 
-    for key in ["notes/count", "notes/today", "notes/old"] {
-        match engine.head(key).await? {
-            Some(head) if head.version.is_none() => println!("{key}: in the old files"),
-            Some(_) => println!("{key}: in the store"),
-            None => println!("{key}: deleted"),
+    for entry in engine.list("notes/").await?.entries {
+        if let Entry::Object(head) = entry {
+            let place = match head.version {
+                Some(_) => "in the store",
+                None => "in the old files",
+            };
+            println!("{}: {place}", head.id.key());
         }
     }
     Ok(engine.close().await?)
