@@ -12,7 +12,6 @@ mod args;
 mod blob_location;
 mod blob_uri;
 mod commands;
-mod fallback_uri;
 mod store;
 mod transfer;
 mod ui;

@@ -7,9 +7,12 @@ use cenotaph::{Config, Engine, Env, ErrorKind, Namespace, ObjectId};
 use crate::args::StoreArgs;
 use crate::blob_location::Location;
 use crate::blob_uri::{self, BlobPlace};
-use crate::fallback_uri::OpenSource;
 use crate::ui::failure::{Failure, one_line};
 use crate::ui::human;
+
+mod source;
+
+pub(crate) use source::OpenSource;
 
 /// Requirement on the store directory at open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use cenotaph::{
     Engine, EngineFallback, Env, Fallback, Namespace, OperatorFallback, RemovableSource,
 };
 
+use super::{OpenStore, StoreAccess};
 use crate::args::StoreArgs;
 use crate::blob_uri::{self, BlobPlace};
-use crate::store::{OpenStore, StoreAccess};
 use crate::ui::failure::Failure;
 
 /// An open source.
