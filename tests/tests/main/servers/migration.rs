@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use cenotaph::{Engine, EngineFallback, ErrorKind, Namespace, Operator, OperatorFallback, Update};
 use cenotaph_tests::servers::layered;
 use cenotaph_tests::servers::s3::S3;
+use tokio::task::JoinSet;
 
 const SMALL: u64 = 400;
 const LARGE: u64 = 12;
@@ -29,14 +30,7 @@ pub(super) async fn assert_moves(server: &S3) {
         .open()
         .await
         .unwrap();
-    for number in 0..LARGE + SMALL {
-        old.put(&*key(number), content(number)).await.unwrap();
-    }
-    for number in 0..COUNTERS {
-        old.put(&*format!("counter/{number}"), 0u64.to_le_bytes().to_vec())
-            .await
-            .unwrap();
-    }
+    fill(&old).await;
     let bucket = server.bucket("moved").await;
     let new = directory.path().join("new");
     let builder = Engine::builder(&new).blobs(layered(bucket.clone()));
@@ -44,38 +38,7 @@ pub(super) async fn assert_moves(server: &S3) {
     let engine = builder.fallback(fallback).open().await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let reads = Arc::new(AtomicU64::new(0));
-    let mut tasks = tokio::task::JoinSet::new();
-    for reader in 0..2 {
-        let (engine, done, reads) = (engine.clone(), Arc::clone(&done), Arc::clone(&reads));
-        tasks.spawn(async move {
-            let mut number = reader;
-            while !done.load(Ordering::Relaxed) {
-                number = (number * 7 + 13) % (LARGE + SMALL);
-                let object = engine
-                    .get(&*key(number))
-                    .await
-                    .unwrap()
-                    .expect("always there");
-                assert_eq!(object.bytes().await.unwrap(), content(number));
-                reads.fetch_add(1, Ordering::Relaxed);
-            }
-            0
-        });
-    }
-    for _ in 0..2 {
-        let (engine, done) = (engine.clone(), Arc::clone(&done));
-        tasks.spawn(async move {
-            let mut count = 0;
-            // Each task increments each counter as often.
-            while !done.load(Ordering::Relaxed) {
-                for number in 0..COUNTERS {
-                    increment(&engine, &format!("counter/{number}")).await;
-                }
-                count += 1;
-            }
-            count
-        });
-    }
+    let mut tasks = load(&engine, &done, &reads);
     let report = engine.migrate().verify().objects_at_once(4).await.unwrap();
     assert!(report.is_sealed && report.failed == 0, "{report:?}");
     done.store(true, Ordering::Relaxed);
@@ -92,6 +55,69 @@ pub(super) async fn assert_moves(server: &S3) {
         .open()
         .await
         .unwrap();
+    judge(&engine, rounds).await;
+    let scrubbed = engine.scrub().await.unwrap();
+    assert!(scrubbed.findings.is_empty(), "{:?}", scrubbed.findings);
+    println!(
+        "moved {} objects, {} bytes; meanwhile {} reads and {} increments, none failed or lost",
+        report.moved,
+        report.bytes,
+        reads.load(Ordering::Relaxed),
+        rounds * COUNTERS
+    );
+    engine.close().await.unwrap();
+}
+
+/// Writes the objects of the old store.
+async fn fill(old: &Engine) {
+    for number in 0..LARGE + SMALL {
+        old.put(&*key(number), content(number)).await.unwrap();
+    }
+    for number in 0..COUNTERS {
+        let zero = 0u64.to_le_bytes().to_vec();
+        old.put(&*format!("counter/{number}"), zero).await.unwrap();
+    }
+}
+
+/// Starts two readers and two writers. A writer returns how often it has incremented each counter.
+fn load(engine: &Engine, done: &Arc<AtomicBool>, reads: &Arc<AtomicU64>) -> JoinSet<u64> {
+    let mut tasks = JoinSet::new();
+    for reader in 0..2 {
+        let (engine, done, reads) = (engine.clone(), Arc::clone(done), Arc::clone(reads));
+        tasks.spawn(async move {
+            let mut number = reader;
+            while !done.load(Ordering::Relaxed) {
+                number = (number * 7 + 13) % (LARGE + SMALL);
+                let object = engine
+                    .get(&*key(number))
+                    .await
+                    .unwrap()
+                    .expect("always there");
+                assert_eq!(object.bytes().await.unwrap(), content(number));
+                reads.fetch_add(1, Ordering::Relaxed);
+            }
+            0
+        });
+    }
+    for _ in 0..2 {
+        let (engine, done) = (engine.clone(), Arc::clone(done));
+        tasks.spawn(async move {
+            let mut count = 0;
+            // Each task increments each counter as often.
+            while !done.load(Ordering::Relaxed) {
+                for number in 0..COUNTERS {
+                    increment(&engine, &format!("counter/{number}")).await;
+                }
+                count += 1;
+            }
+            count
+        });
+    }
+    tasks
+}
+
+/// Checks every object of the new store.
+async fn judge(engine: &Engine, rounds: u64) {
     for number in 0..LARGE + SMALL {
         let object = engine.get(&*key(number)).await.unwrap().unwrap();
         assert_eq!(object.bytes().await.unwrap(), content(number));
@@ -105,16 +131,6 @@ pub(super) async fn assert_moves(server: &S3) {
         let value = object.bytes().await.unwrap();
         assert_eq!(u64::from_le_bytes(value[..].try_into().unwrap()), rounds);
     }
-    let scrubbed = engine.scrub().await.unwrap();
-    assert!(scrubbed.findings.is_empty(), "{:?}", scrubbed.findings);
-    println!(
-        "moved {} objects, {} bytes; meanwhile {} reads and {} increments, none failed or lost",
-        report.moved,
-        report.bytes,
-        reads.load(Ordering::Relaxed),
-        rounds * COUNTERS
-    );
-    engine.close().await.unwrap();
 }
 
 async fn increment(engine: &Engine, key: &str) {
@@ -158,7 +174,7 @@ pub(super) async fn assert_bucket_moves(server: &S3) {
         .await
         .unwrap();
     let id = |key: &str| cenotaph::ObjectId::new(&namespace, key).unwrap();
-    engine.delete(&id("k/00007")).await.unwrap();
+    engine.delete(id("k/00007")).await.unwrap();
     let page = engine
         .list("k/")
         .namespace(namespace.clone())
@@ -181,6 +197,6 @@ pub(super) async fn assert_bucket_moves(server: &S3) {
         attributes.custom.get("colour").map(String::as_str),
         Some("red")
     );
-    assert!(engine.get(&id("k/00007")).await.unwrap().is_none());
+    assert!(engine.get(id("k/00007")).await.unwrap().is_none());
     engine.close().await.unwrap();
 }
