@@ -17,6 +17,7 @@ use crate::world::scheduler::sleep;
 
 mod body;
 mod described;
+mod migrations;
 mod reads;
 mod selection;
 mod uploads;
@@ -251,6 +252,11 @@ impl Client {
             Op::Switch { off } => self.switch(*off),
             Op::Scrub => self.scrub().await,
             Op::Usage => done(self.engine.usage().await),
+            Op::Migrate { dropped_after_ms } => self.migrate(*dropped_after_ms).await,
+            Op::WriteSource { object, bytes } => {
+                self.durable_state.write_source(*object, *bytes);
+                Answer::Done
+            }
             Op::Settle => done(self.engine.settle().await),
             Op::Stats => done(self.engine.stats().await),
             Op::Pause { ms } => {

@@ -106,6 +106,15 @@ faults! {
     tier_away TierAway "tier, away for a while"
     /// An engine is opened with an empty tier, or the tier of another store, instead of its own.
     tier_swapped TierSwapped "tier, another one at an opening"
+    /// A request to the fallback fails, or its stream of bytes ends with an error.
+    source_fails SourceFails "fallback, fails"
+    /// A request to the fallback is slow.
+    source_slow SourceSlow "fallback, slow"
+    /// A listing of the fallback fails behind its first page.
+    source_list_cut SourceListCut "fallback, a listing cut off"
+    /// The fallback does not find an object of its own for a while. This is a defect of a source:
+    /// an object that it hides may be absent, and may be written as if it were.
+    source_hides SourceHides "fallback, not found for a while"
 }
 
 /// Event that is planned for a certain step.
@@ -191,6 +200,9 @@ pub(crate) const ROT: [Fault; 4] = [
     Fault::BlobNotFound,
     Fault::TierAway,
 ];
+
+/// Faults during which the fallback can't answer.
+pub(crate) const SOURCE_FAULTS: [Fault; 2] = [Fault::SourceFails, Fault::SourceListCut];
 
 /// Faults after which the outcome of a commit is unknown.
 pub(crate) const COMMIT_FAULTS: [Fault; 3] = [

@@ -80,7 +80,7 @@ pub use check::{ClientOperation, Search, Violation, linearize};
 pub use faults::{Fault, Faults, Schedule, ScriptedFault};
 pub use plan::{
     BatchPiece, BlobCut, Choice, Declared, Fate, LastVersionRules, Lifetime, Op, PlanTree, Plans,
-    RunPlan, Setting, Shape, Span, UploadAction, UploadRules, When, Which,
+    RunPlan, Setting, Shape, SourcePlan, Span, UploadAction, UploadRules, When, Which,
 };
 pub use report::expected_coverage::wanted;
 pub use rng::{Odds, Rng};

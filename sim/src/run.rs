@@ -119,6 +119,9 @@ fn world(plan: &RunPlan, options: &Options) -> Sim {
         state.writes_max = Some(plan.setting.writes_at_once);
         state.strict_deletes = plan.setting.strict_deletes;
         state.has_payload_log = plan.setting.payload_log;
+        if let Some(objects) = &plan.fallback {
+            state.fill_source(objects);
+        }
         if options.without_timeline {
             state.trace.stop_recording();
         }

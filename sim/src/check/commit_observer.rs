@@ -12,6 +12,7 @@ use cenotaph_storage::index::{Batch, Table};
 use uuid::Uuid;
 
 use super::call::{About, Asked, Call, Called};
+use super::fallback::{FALLBACK, source_state};
 use super::format::{self, BaseVersion, Change, LastVersion, Orphan, Row};
 use super::model::Model;
 use super::sessions::Steps;
@@ -102,7 +103,7 @@ impl Model {
         coverage: &mut Coverage,
         words: &mut Words,
     ) {
-        let changed = self.decode(batch, blobs);
+        let changed = self.decode(tick, batch, blobs);
         self.together(&changed);
         // The checks below change the model, so the rows before the batch are read first.
         let before = self.before(&changed);
@@ -163,7 +164,7 @@ impl Model {
     }
 
     /// Decodes a batch. Takes the tables without a checker of their own directly into the model.
-    fn decode(&mut self, batch: &Batch, blobs: &StoredBlobs) -> Changed {
+    fn decode(&mut self, tick: Tick, batch: &Batch, blobs: &StoredBlobs) -> Changed {
         // The last change of a key wins.
         let last: BTreeMap<_, _> = batch
             .ops()
@@ -200,6 +201,11 @@ impl Model {
                             value.as_ref().and_then(|value| format::decode(value)),
                             blobs,
                         );
+                    }
+                    if key == FALLBACK
+                        && let Some(state) = value.as_ref().and_then(|value| source_state(value))
+                    {
+                        self.source_recorded(tick, state);
                     }
                     keep(&mut self.meta, &key, value.is_some());
                     changed.read_meta(&key, value.as_ref())

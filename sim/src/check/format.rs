@@ -140,6 +140,10 @@ impl Row {
 
     /// Returns the public form of the operation.
     pub(crate) fn etag(&self) -> String {
+        if self.version == 0 {
+            // An object that only the fallback has.
+            return String::new();
+        }
         self.operation.simple().to_string()
     }
 

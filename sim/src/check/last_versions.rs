@@ -71,6 +71,7 @@ impl Model {
                         continue;
                     }
                     coverage.count("pruner: a last version dropped");
+                    self.check_mask_dropped(object);
                     words.push(|| format!("last version of {} dropped", readable(object)));
                     if highest > self.base_version() {
                         let base = self.base_version();
@@ -121,6 +122,10 @@ impl Model {
     /// Returns the number of last versions over these limits, which the pruner should have dropped
     /// this long ago.
     pub(crate) fn overdue_last_versions(&self, for_ms: u64, kept_for_ms: u64, most: u64) -> u64 {
+        // Masks are kept until the seal.
+        if self.has_open_source() {
+            return 0;
+        }
         let deleted = |last: &LastVersion| {
             let undated = self.base.map_or(u64::MAX, |base| base.undated_since);
             last.deleted_ms.unwrap_or(undated)

@@ -23,6 +23,9 @@ impl Checker<'_> {
         page: &Listed,
     ) {
         let (prefix, after, limit) = query;
+        if self.may_list_otherwise(called.at, at) {
+            return;
+        }
         let objects = || {
             self.model
                 .states
@@ -68,6 +71,9 @@ impl Checker<'_> {
         page: &Listed,
     ) {
         let (prefix, delimiter, after, limit) = query;
+        if self.may_list_otherwise(called.at, at) {
+            return;
+        }
         let objects = || {
             self.model
                 .states
@@ -154,7 +160,8 @@ impl Checker<'_> {
             let is_live = |row: Option<&Row>| row.is_some_and(|row| row.is_live(end_ms));
             // A page may miss an object that was absent or expired at any moment of the call.
             let always = states_in(self.model, object, called.at, at).all(|(_, row)| is_live(row));
-            if always && !entries.iter().any(|(entry, _)| entry == object) {
+            let may_miss = self.may_list_otherwise(called.at, at);
+            if always && !may_miss && !entries.iter().any(|(entry, _)| entry == object) {
                 self.violated(
                     "linearizability",
                     called,

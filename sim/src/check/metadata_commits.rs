@@ -13,9 +13,11 @@ use uuid::Uuid;
 
 use super::call::{Answer, Call, Called, MetadataChange, Moving};
 use super::commit_observer::{Before, Changed};
+use super::fallback::SAW_IN_SOURCE;
 use super::format::{Body, Expiration, Row};
 use super::history::{Checker, matching, row_state, states_in};
 use super::model::{Derived, Model, WriteOrigin};
+use super::words::readable;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 
@@ -67,6 +69,9 @@ impl Model {
             .is_some_and(|write| !self.commits.contains_key(&write));
         if fresh && self.writer(row.write, object).is_some() {
             return WriteOrigin::Written;
+        }
+        if old.is_none() && self.is_adopted(object, row) {
+            return WriteOrigin::Adopted;
         }
         match old {
             Some(old) if old.write == row.write && self.amends(object, row) => WriteOrigin::Amended,
@@ -159,8 +164,12 @@ impl Model {
 
     /// Checks that an update replaces the version that its function read. Version 0 is an absent
     /// object.
-    fn check_update(&mut self, name: &str, row: &Row, old: Option<&Row>, tick: Tick) {
+    fn check_update(&mut self, object: &Bytes, row: &Row, old: Option<&Row>, tick: Tick) {
+        let name = readable(object);
         let is_lost = row.saw.is_some_and(|saw| match old {
+            None if self.source.is_some() && (saw == 0 || saw >= SAW_IN_SOURCE) => {
+                self.is_lost_over_source(object, saw, tick)
+            }
             Some(old) if saw == 0 => old.is_live(self.time_at(tick)),
             Some(old) => old.version != saw,
             None => saw != 0,
@@ -205,7 +214,8 @@ impl Model {
             (bytes_of(a), a.size, a.checksum) == (bytes_of(b), b.size, b.checksum)
         };
         match (origin, before.get(object)) {
-            (WriteOrigin::Written, old) => return self.check_update(&name, row, old, tick),
+            (WriteOrigin::Written, old) => return self.check_update(object, row, old, tick),
+            (WriteOrigin::Adopted, _) => return self.check_adopted(object, row, coverage),
             (WriteOrigin::Touched, Some(old)) => {
                 coverage.count("swap: read, and extended");
                 return self.check_idle_refresh(&name, row, old);

@@ -16,6 +16,7 @@ mod blob_events;
 mod call;
 mod changes;
 mod commit_observer;
+mod fallback;
 mod format;
 mod history;
 mod last_versions;
@@ -43,6 +44,7 @@ pub(crate) use call::{
     About, Answer, Asked, AtomicPiece, Call, Demand, FoundObject, Listed, MetadataChange, Moving,
     ReadContent, Reading,
 };
+pub(crate) use fallback::SAW_IN_SOURCE;
 pub(crate) use format::{AMEND, SAW, WRITE};
 pub(crate) use history::check_history;
 pub(crate) use model::Model;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::Violation;
 use super::call::{Answer, Call, Called};
+use super::fallback::SourceModel;
 use super::format::{BaseVersion, Change, Landing, LastVersion, Orphan, Row};
 use super::sessions::UploadHistory;
 use crate::faults::{Fault, PROVOKING};
@@ -87,6 +88,8 @@ pub(crate) struct Model {
     pub(super) uploads_died: Vec<Tick>,
     /// Tick at which each change was recorded first.
     pub(super) recorded: BTreeMap<Uuid, Tick>,
+    /// Fallback of the store, if it has one.
+    pub(super) source: Option<SourceModel>,
     /// Writes that were under way when the index failed.
     pub(super) unknown: BTreeSet<u64>,
     violations: Vec<Violation>,
@@ -118,6 +121,8 @@ pub(super) enum WriteOrigin {
     Amended,
     /// Change of the deadline: the same bytes with another deadline.
     Extended,
+    /// Move of an object of the fallback into the store.
+    Adopted,
     /// Idle refresh: the same version with a later deadline.
     Touched,
     /// Copy of another object, which still exists.
@@ -152,6 +157,7 @@ impl Model {
             );
         }
         self.opened = self.epoch;
+        self.source_opened();
         let left = self
             .changes
             .values()

@@ -4,7 +4,7 @@
 
 use super::call::{About, Asked, Call, Called, Reading};
 use super::history::{Checker, states_in};
-use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING};
+use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, SOURCE_FAULTS};
 use crate::trace::Tick;
 
 /// Number of times that a read may find its object replaced before it gives up.
@@ -16,6 +16,17 @@ impl Checker<'_> {
         let model = self.model;
         let engine = model.engine_of(called.at);
         let read_failed = model.struck_between(&[Fault::IndexReadFails], called.at, at);
+        if model.struck_between(&SOURCE_FAULTS, called.at, at) {
+            return true;
+        }
+        // The change of an object of the fallback uploads it first.
+        let uploads = model.source.is_some() && matches!(called.call, Call::Change { .. });
+        if uploads
+            && (model.struck_between(&BLOB_WRITE_FAULTS, called.at, at)
+                || self.upload_failed(engine, at))
+        {
+            return true;
+        }
         // A full disk refuses calls that store something. It refuses no delete and no abort.
         let was_low = model.struck_between(&[Fault::IndexLow], engine, at);
         match &called.call {

@@ -10,7 +10,7 @@ use cenotaph::ErrorKind;
 use super::call::{Answer, Called, FoundObject, ReadContent};
 use super::format::Row;
 use super::history::{Checker, states_in};
-use crate::faults::{BLOB_READ_FAULTS, COMMIT_FAULTS, ROT};
+use crate::faults::{BLOB_READ_FAULTS, COMMIT_FAULTS, ROT, SOURCE_FAULTS};
 use crate::plan::Span;
 use crate::trace::Tick;
 
@@ -97,7 +97,9 @@ impl Checker<'_> {
             ReadContent::Failed(ErrorKind::Closed)
                 if model.closed_between(model.life_of(called.at), at) => {}
             ReadContent::Failed(_) => {
-                if !model.struck_between(&BLOB_READ_FAULTS, called.at, at) {
+                if !model.struck_between(&BLOB_READ_FAULTS, called.at, at)
+                    && !model.struck_between(&SOURCE_FAULTS, called.at, at)
+                {
                     self.violated("I8", called, "the read ended before the last byte");
                 }
             }

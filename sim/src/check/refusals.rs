@@ -38,7 +38,10 @@ impl Checker<'_> {
         };
         let is_met = |row: Option<&Row>| demands.iter().all(|demand| demand.is_met(row));
         let fits = match current {
-            None => self.was_absent(object, called.at, at) && !is_met(None),
+            None => {
+                self.was_absent(object, called.at, at) && !is_met(None)
+                    || self.was_in_source(object, called.at, at, |row| is_met(Some(row)))
+            }
             Some((version, etag)) => {
                 let asked_ms = self.model.time_at(called.at);
                 let is_current = |row: &Row| {

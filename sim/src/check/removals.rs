@@ -204,7 +204,10 @@ impl Checker<'_> {
             .and_then(|states| states.iter().find(|(tick, _)| *tick >= to));
         // An extension keeps the write and the time of creation.
         let is_same = |row: &Row| {
-            (row.write, row.created) == (expired.write, expired.created) && row.write.is_some()
+            (row.write, row.created) == (expired.write, expired.created)
+                && row.write.is_some()
+                // A move changes no deadline.
+                && !(expired.is_of_source() && row.expires_at == expired.expires_at)
         };
         !was_removed && next.is_some_and(|(_, row)| row.as_ref().is_some_and(is_same))
     }
@@ -212,7 +215,11 @@ impl Checker<'_> {
     /// Returns true if the object was absent, or had expired, at some moment of the window.
     pub(super) fn was_absent(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
         let states: Vec<_> = states_in(self.model, object, from, to).collect();
+        let was_hidden = self.model.was_hidden(Some(object), from, to);
         states.iter().enumerate().any(|(at, (_, row))| {
+            if was_hidden && row.is_some_and(Row::is_of_source) {
+                return true;
+            }
             // Expiry is monotonic while a row lasts, so the end of each state decides.
             let end = states.get(at + 1).map_or(to, |(next, _)| *next);
             row.is_none_or(|row| !row.is_live(self.model.time_at(end)))

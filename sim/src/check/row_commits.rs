@@ -56,6 +56,10 @@ impl Model {
                 self.committed(object, row, origin, changed, before, tick, blobs);
             }
             (Some(_), None, _) => words.push(|| format!("{} deleted", readable(object))),
+            (None, None, _) if self.in_source(object).is_some() => {
+                words.push(|| format!("{} masked", readable(object)));
+                self.check_mask(object, changed, coverage);
+            }
             (None, None, _) | (_, Some(_), None) => {
                 let name = readable(object);
                 self.violated("I3", format!("an absent object is deleted: object={name}"));
@@ -131,7 +135,12 @@ impl Model {
                 let message = format!("overwrite changes the time of creation: object={name}");
                 self.violated("metadata", message);
             }
-            None if row.created != row.modified => {
+            // An update of an object of the fallback keeps its time of creation.
+            None if row.created != row.modified
+                && self
+                    .in_source(object)
+                    .is_none_or(|was| was.created != row.created) =>
+            {
                 let name = readable(object);
                 let message = format!("new object was modified after creation: object={name}");
                 self.violated("metadata", message);

@@ -99,7 +99,8 @@ impl Checker<'_> {
             if !states.any(|(_, state)| state == Some(row)) {
                 self.violated("linearizability", called, "committed another object");
             }
-            if !self.holds_at(put.demand, put.object, *tick) {
+            let was_hidden = || self.model.was_hidden(Some(put.object), called.at, *tick);
+            if !self.holds_at(put.demand, put.object, *tick) && !was_hidden() {
                 self.violated("precondition", called, "committed against its precondition");
             }
         }
@@ -112,6 +113,11 @@ impl Checker<'_> {
     /// may have been live when the write was decided, so either answer is right.
     fn was_created(&self, object: &Bytes, tick: Tick, answered: bool) -> bool {
         let old = row_state(self.model, object, tick);
+        // A put that did not ask the fallback says that the store had no such object. An update
+        // over an object of the fallback says otherwise.
+        if old.is_some_and(Row::is_of_source) {
+            return answered;
+        }
         let has_expired = old.is_some_and(|old| !old.is_live(self.model.time_at(tick)));
         if has_expired { answered } else { old.is_none() }
     }

@@ -11,8 +11,9 @@ use cenotaph_storage::planted::Bug;
 use futures::StreamExt;
 
 use super::described::write_of_piece;
+use super::reads::write_of;
 use super::{Client, failed};
-use crate::check::{AMEND, Answer, Call, Demand, Reading, SAW, WRITE};
+use crate::check::{AMEND, Answer, Call, Demand, Reading, SAW, SAW_IN_SOURCE, WRITE};
 use crate::plan::{BatchPiece, Fate, Lifetime, Op, Span, When, object_id, other_namespace};
 use crate::trace::EventKind;
 use crate::world::scheduler::sleep;
@@ -94,6 +95,8 @@ impl Client {
         let answer = self.head(id).await;
         self.answered(number, answer.clone());
         match (when, answer) {
+            // No version and no etag is that of an object of the fallback.
+            (_, Answer::Found(found)) if found.version == 0 => Demand::Version(1),
             (When::Version, Answer::Found(found)) => Demand::Version(found.version),
             // Version 1 has no predecessor.
             (When::Stale, Answer::Found(found)) if found.version > 1 => {
@@ -313,9 +316,13 @@ impl Client {
     }
 }
 
-/// Returns the version of an object, or 0 for an object of a fallback.
+/// Returns the version of an object, or a number of its own for an object of a fallback.
 fn version_of(object: &Object) -> u64 {
-    object.version().map_or(0, cenotaph::Version::get)
+    let in_source =
+        || SAW_IN_SOURCE + write_of(&object.metadata().attributes.custom).unwrap_or_default();
+    object
+        .version()
+        .map_or_else(in_source, cenotaph::Version::get)
 }
 
 /// Returns the attributes of the write of an update. A check compares the version that the update

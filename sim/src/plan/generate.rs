@@ -92,7 +92,7 @@ impl RunPlan {
         // Also a separate stream.
         setting.payload_log = Rng::new(seed, "payload log").below(3) == 0;
         let crashes_max = u32::try_from(rng.below(6)).expect("a small number");
-        Self {
+        let mut plan = Self {
             seed,
             setting,
             schedule,
@@ -101,7 +101,10 @@ impl RunPlan {
             crashes_max,
             clients,
             insistent: false,
-        }
+            fallback: None,
+        };
+        plan.add_fallback();
+        plan
     }
 }
 

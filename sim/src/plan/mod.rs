@@ -13,11 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::faults::{Faults, Schedule, ScriptedFault};
 
+mod fallback;
 mod generate;
 pub(crate) mod payload;
 mod shrink;
 mod uploads;
 
+pub use fallback::SourcePlan;
 pub use shrink::{PlanTree, Plans};
 pub use uploads::{BlobCut, Choice, Declared, UploadAction, UploadRules, Which};
 
@@ -42,6 +44,9 @@ pub struct RunPlan {
     // Fields with a default are newer than the oldest kept plan file.
     #[serde(default)]
     pub insistent: bool,
+    /// Objects of the fallback over which the engine is opened, if there is one.
+    #[serde(default)]
+    pub fallback: Option<Vec<SourcePlan>>,
 }
 
 /// Configuration of the engine. Its limits are small, so that a run reaches them.
@@ -250,6 +255,18 @@ pub enum Op {
     },
     /// Attempt to open a second engine on the same index, which must be refused.
     OpenAnother,
+    /// Migration from the fallback.
+    Migrate {
+        /// Time after which the call is dropped, in milliseconds.
+        dropped_after_ms: Option<u64>,
+    },
+    /// Write of an outside writer to the fallback.
+    WriteSource {
+        /// Object to write.
+        object: u32,
+        /// Size of the payload in bytes.
+        bytes: u64,
+    },
     /// Step of the multipart upload in a slot.
     Multipart {
         /// Slot of the upload.

@@ -238,6 +238,19 @@ pub(super) fn read_everything(sim: &mut Sim) {
         for object in &objects {
             client.read_again(object).await;
         }
+        // Without faults a migration moves everything and seals.
+        if world.durable_state().state().model.has_open_source() {
+            client
+                .perform(&Op::Migrate { dropped_after_ms: None }, PROBES - 2)
+                .await;
+            if world.durable_state().state().model.has_open_source() {
+                let message = "a migration without faults does not seal";
+                world.durable_state().state().model.violated("seal", message);
+            }
+            for object in &objects {
+                client.read_again(object).await;
+            }
+        }
         // At rest a scrub finds no damage, whichever faults have struck.
         client.perform(&Op::Scrub, PROBES - 1).await;
         drop(engine.close().await);

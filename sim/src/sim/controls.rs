@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenotaph::{
-    ActorKind, Config, Engine, Env, Error, ErrorKind, Index, MARKER_PATH, Reason, Result,
+    ActorKind, Builder, Config, Engine, Env, Error, ErrorKind, Index, MARKER_PATH, Reason, Result,
 };
 use cenotaph_storage::StoreId;
 use cenotaph_storage::blobs::marker;
@@ -19,6 +19,7 @@ use crate::disks::blobs::StoredBlobs;
 use crate::faults::{Fault, Faults};
 #[cfg(feature = "planted")]
 use crate::mutants::index::MutantIndex;
+use crate::tiers::fallback::SimFallback;
 use crate::tiers::index::{Medium, SimIndex};
 use crate::tiers::network;
 use crate::tiers::real::RealDisk;
@@ -52,9 +53,8 @@ impl Controls {
             self.open_over_another_tier().await?;
         }
         let index = self.open_index()?;
-        let engine = Engine::builder("simulated")
-            .config(self.config.clone())
-            .env(self.env())
+        let engine = self
+            .builder()
             .index(index)
             .blobs(network::operator(&self.scheduler))
             .open()
@@ -73,6 +73,17 @@ impl Controls {
         Ok(engine)
     }
 
+    /// Returns a builder of the engine, over the fallback of this world if it has one.
+    fn builder(&self) -> Builder {
+        let builder = Engine::builder("simulated")
+            .config(self.config.clone())
+            .env(self.env());
+        if self.scheduler.durable_state().state().source.is_none() {
+            return builder;
+        }
+        builder.fallback(SimFallback(Arc::clone(&self.scheduler)))
+    }
+
     /// Opens the engine over an empty tier or over the tier of another store. The opening must fail
     /// and must not write to that tier (I11).
     async fn open_over_another_tier(&self) -> Result<()> {
@@ -87,10 +98,8 @@ impl Controls {
         }
         // The decoy is compared with its state before the opening, which may hold a marker.
         let before = decoy.bytes(MARKER_PATH);
-        let builder = Engine::builder("simulated")
-            .config(self.config.clone())
-            .env(self.env());
-        let opened = builder
+        let opened = self
+            .builder()
             .index(self.open_index()?)
             .blobs(decoy.operator())
             .open()

@@ -23,6 +23,7 @@ use crate::disks::blobs::StoredBlobs;
 use crate::disks::disk::{Disk, sum};
 use crate::faults::{Fault, Faults, Schedule, ScriptedFault};
 use crate::rng::Rng;
+use crate::tiers::fallback::Source;
 use crate::trace::coverage::Coverage;
 use crate::trace::{EventKind, Tick, Trace};
 
@@ -64,6 +65,8 @@ pub(crate) struct State {
     /// Largest number of small writes that may wait at once. `None` if no plan configures the
     /// engine.
     pub(crate) writes_max: Option<usize>,
+    /// Objects of the fallback, if the engine is opened over one.
+    pub(crate) source: Option<Source>,
     uploads: usize,
     clock: Clock,
 }
@@ -125,6 +128,7 @@ impl DurableState {
             has_payload_log: false,
             tier_away_until: Duration::ZERO,
             writes_max: None,
+            source: None,
             uploads: 0,
             clock: Clock::default(),
         };
@@ -178,8 +182,7 @@ impl DurableState {
     }
 
     pub(crate) fn time_of_day_ms(&self) -> u64 {
-        let state = self.state();
-        state.clock.time_of_day_ms(state.clock.elapsed())
+        self.state().time_of_day_ms()
     }
 
     pub(crate) fn note(
@@ -300,6 +303,10 @@ impl State {
 
     pub(crate) fn elapsed(&self) -> Duration {
         self.clock.elapsed()
+    }
+
+    pub(crate) fn time_of_day_ms(&self) -> u64 {
+        self.clock.time_of_day_ms(self.clock.elapsed())
     }
 
     /// Returns true if the world has used all its steps.
