@@ -25,6 +25,8 @@ use cenotaph_storage::records::{
 use cenotaph_storage::tamper::{DecidedStep, DecidedSwap};
 use cenotaph_storage::{Error, ErrorKind, OperationId};
 
+use crate::check::SAW;
+
 pub(crate) mod index;
 
 /// Memory of the planted bugs of one engine.
@@ -80,6 +82,20 @@ impl Mutants {
                 };
                 *plan = delete.decide(view, now);
             }
+            Bug::MoveOverwrites if is_move(swap) => {
+                let unconditional = Swap {
+                    precondition: Precondition::None,
+                    ..swap.clone()
+                };
+                *plan = unconditional.decide(view, now);
+            }
+            Bug::DeleteWithoutMask
+                if is_commit
+                    && matches!(swap.mutation, Mutation::Delete)
+                    && view.row_state.row().is_none() =>
+            {
+                retain(&mut plan.batch, |table, _, _| table != Table::Meta);
+            }
             Bug::TouchResurrects => {
                 if let Mutation::Touch { seen } = swap.mutation
                     && view.row_state.row().is_none_or(|row| row.operation != seen)
@@ -127,6 +143,17 @@ impl Mutants {
         plan.rows.push((id.clone(), RowState::Present(row)));
         plan.effect = Effect::Commits;
     }
+}
+
+/// Returns whether a swap moves an object of the fallback. The write of an update names what the
+/// update has read.
+fn is_move(swap: &Swap) -> bool {
+    let (Mutation::Inline { attributes, .. } | Mutation::Tombstone { attributes, .. }) =
+        &swap.mutation
+    else {
+        return false;
+    };
+    swap.precondition == Precondition::InFallback && !attributes.custom.contains_key(SAW)
 }
 
 fn tamper_step(bug: Bug, DecidedStep { step, view, plan }: &mut DecidedStep) {

@@ -12,7 +12,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 31] = [
+const PLANTED: [Planted; 37] = [
     Planted {
         bug: Bug::AckBeforeSync,
         within: 10,
@@ -167,6 +167,36 @@ const PLANTED: [Planted; 31] = [
         bug: Bug::PruneLate,
         within: 400,
         by: &["versions", "I3"],
+    },
+    Planted {
+        bug: Bug::MoveOverwrites,
+        within: 600,
+        by: &["linearizability", "fallback"],
+    },
+    Planted {
+        bug: Bug::DeleteWithoutMask,
+        within: 100,
+        by: &["mask"],
+    },
+    Planted {
+        bug: Bug::SealAfterTruncatedScan,
+        within: 300,
+        by: &["seal"],
+    },
+    Planted {
+        bug: Bug::FallbackErrorIsAbsent,
+        within: 200,
+        by: &["linearizability", "precondition", "update", "seal"],
+    },
+    Planted {
+        bug: Bug::FallbackVersionSurfaced,
+        within: 50,
+        by: &["linearizability"],
+    },
+    Planted {
+        bug: Bug::UpdateRunsOnce,
+        within: 300,
+        by: &["update"],
     },
 ];
 

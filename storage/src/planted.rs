@@ -70,11 +70,23 @@ pub enum Bug {
     PruneWithoutBase,
     /// The drop of last versions is not ordered with the writes of their objects.
     PruneLate,
+    /// A move from the fallback overwrites what was written since its read.
+    MoveOverwrites,
+    /// A delete of an object that only the fallback has leaves no mask.
+    DeleteWithoutMask,
+    /// A listing of the fallback that fails counts as its end, and the fallback is sealed.
+    SealAfterTruncatedScan,
+    /// A transient error of the fallback counts as "not found".
+    FallbackErrorIsAbsent,
+    /// The version of an object of the fallback is returned as one of this store.
+    FallbackVersionSurfaced,
+    /// An update that lost a race writes the result of its first attempt.
+    UpdateRunsOnce,
 }
 
 impl Bug {
     /// All bugs, in a fixed order.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 37] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::PointerBeforePayload,
@@ -106,6 +118,12 @@ impl Bug {
         Self::RoomAskedLate,
         Self::PruneWithoutBase,
         Self::PruneLate,
+        Self::MoveOverwrites,
+        Self::DeleteWithoutMask,
+        Self::SealAfterTruncatedScan,
+        Self::FallbackErrorIsAbsent,
+        Self::FallbackVersionSurfaced,
+        Self::UpdateRunsOnce,
     ];
 
     /// Returns the name of the bug for the command line.
@@ -142,6 +160,12 @@ impl Bug {
             Self::RoomAskedLate => "room-asked-late",
             Self::PruneWithoutBase => "prune-without-base",
             Self::PruneLate => "prune-late",
+            Self::MoveOverwrites => "move-overwrites",
+            Self::DeleteWithoutMask => "delete-without-mask",
+            Self::SealAfterTruncatedScan => "seal-after-truncated-scan",
+            Self::FallbackErrorIsAbsent => "fallback-error-is-absent",
+            Self::FallbackVersionSurfaced => "fallback-version-surfaced",
+            Self::UpdateRunsOnce => "update-runs-once",
         }
     }
 }

@@ -214,7 +214,12 @@ impl Model {
             (bytes_of(a), a.size, a.checksum) == (bytes_of(b), b.size, b.checksum)
         };
         match (origin, before.get(object)) {
-            (WriteOrigin::Written, old) => return self.check_update(object, row, old, tick),
+            (WriteOrigin::Written, old) => {
+                if row.saw.is_some_and(|saw| saw >= SAW_IN_SOURCE) {
+                    coverage.count("fallback: updated");
+                }
+                return self.check_update(object, row, old, tick);
+            }
             (WriteOrigin::Adopted, _) => return self.check_adopted(object, row, coverage),
             (WriteOrigin::Touched, Some(old)) => {
                 coverage.count("swap: read, and extended");

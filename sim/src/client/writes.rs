@@ -118,10 +118,15 @@ impl Client {
         let updated = if is_blind {
             self.read_then_write(id, update, payload).await
         } else {
+            let runs_once = self.durable_state.is_planted(Bug::UpdateRunsOnce);
+            let mut first = None;
             let decide = |current: Option<Object>| {
                 let payload = payload.clone();
                 // 0 if the object is absent.
-                let saw = current.as_ref().map_or(0, version_of);
+                let mut saw = current.as_ref().map_or(0, version_of);
+                if runs_once {
+                    saw = *first.get_or_insert(saw);
+                }
                 async move {
                     if update.pause_ms > 0 {
                         sleep(Duration::from_millis(update.pause_ms)).await;

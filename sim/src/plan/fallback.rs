@@ -50,14 +50,16 @@ impl RunPlan {
         if hides {
             self.faults.source_hides = Odds::in_ten_thousand(1500);
         }
+        // Most of the run should be before the seal.
+        let migrations = if hides { 0 } else { rng.pick(&[0, 1, 1, 5]) };
         for client in &mut self.clients {
             for op in client {
-                match rng.below(30) {
-                    0 | 1 if !hides => {
+                match rng.below(60) {
+                    draw if draw < migrations => {
                         let dropped_after_ms = (rng.below(3) == 0).then(|| rng.below(50));
                         *op = Op::Migrate { dropped_after_ms };
                     }
-                    2 => {
+                    58.. => {
                         *op = Op::WriteSource {
                             object: u32::try_from(rng.below(u64::from(HOT) + 20)).unwrap_or(0),
                             bytes: rng.pick(&[0, 30, 300, inline + 1]),

@@ -19,6 +19,7 @@ use cenotaph::{
     FallbackListRequest, FallbackMeta, FallbackObject, FallbackPage, Namespace, ObjectId, Result,
     Timestamp,
 };
+use cenotaph_storage::planted::Bug;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 
@@ -179,6 +180,19 @@ impl SimFallback {
         Ok(())
     }
 
+    /// Sends a request about an object. Returns false for a failed request that a planted bug takes
+    /// for "not found".
+    async fn is_reached(&self, what: &'static str, id: &ObjectId) -> Result<bool> {
+        let is_planted = self
+            .0
+            .durable_state()
+            .is_planted(Bug::FallbackErrorIsAbsent);
+        match self.request(what, || id.to_string()).await {
+            Err(_) if is_planted => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
+    }
+
     fn found(&self, id: &ObjectId) -> Option<SourceObject> {
         let found = {
             let state = self.0.durable_state().state();
@@ -224,7 +238,9 @@ impl Fallback for SimFallback {
 
     fn head<'a>(&'a self, id: &'a ObjectId) -> BoxFuture<'a, Result<Option<FallbackMeta>>> {
         async move {
-            self.request("fallback head", || id.to_string()).await?;
+            if !self.is_reached("fallback head", id).await? {
+                return Ok(None);
+            }
             Ok(self.found(id).map(|object| object.meta()))
         }
         .boxed()
@@ -236,7 +252,9 @@ impl Fallback for SimFallback {
         range: ByteRange,
     ) -> BoxFuture<'a, Result<Option<FallbackObject>>> {
         async move {
-            self.request("fallback open", || id.to_string()).await?;
+            if !self.is_reached("fallback open", id).await? {
+                return Ok(None);
+            }
             let Some(object) = self.found(id) else {
                 return Ok(None);
             };
@@ -281,6 +299,13 @@ impl Fallback for SimFallback {
                     .durable_state()
                     .strikes(Fault::SourceListCut, String::new)
             {
+                let durable_state = self.0.durable_state();
+                if durable_state.is_planted(Bug::SealAfterTruncatedScan) {
+                    return Ok(FallbackPage {
+                        is_complete: true,
+                        ..FallbackPage::default()
+                    });
+                }
                 return Err(away());
             }
             Ok(self.page(request))
