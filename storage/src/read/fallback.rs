@@ -11,6 +11,8 @@
 //!                         something            1
 //! ```
 //!
+//! "Neither" counts only if the fallback is not sealed after the snapshot: a seal ends the masks.
+//!
 //! Guards "no false not-found": between steps 1 and 2 a migration may move the object and delete the
 //! source. The object is durable in the store before it is deleted from the source, so that step 3
 //! finds it.
@@ -56,6 +58,11 @@ impl Reads {
                         return Ok(Some(ObjectMeta::of(id.clone(), row)));
                     }
                 }
+                // Sealed since: a mask may have been dropped before the snapshot was taken.
+                OwnState::New if !fallback.is_open() => {
+                    let row = self.row(id).await?;
+                    return Ok(row.map(|row| ObjectMeta::of(id.clone(), row)));
+                }
                 OwnState::New => match fallback.head(id).await? {
                     Some(meta) => {
                         let live = Some(meta).filter(|meta| meta.is_live(self.now()));
@@ -81,6 +88,8 @@ impl Reads {
         match self.state_of_ours(id).await? {
             OwnState::Masked => return Ok(OpenAttempt::Done(None)),
             OwnState::Live => return Ok(OpenAttempt::Replaced),
+            // Sealed since: a mask may have been dropped before the snapshot was taken.
+            OwnState::New if !fallback.is_open() => return Ok(OpenAttempt::Replaced),
             OwnState::New => {}
         }
         match fallback.open(id, range).await? {

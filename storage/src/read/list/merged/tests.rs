@@ -24,6 +24,8 @@ enum Change {
     Delete(String),
     /// A client deletes an object and writes another in one commit.
     Replace(&'static str, &'static str),
+    /// The fallback is sealed, and the pruner drops the mask of an object.
+    SealAndPrune(&'static str),
     Nothing,
 }
 
@@ -33,6 +35,7 @@ struct Source {
     objects: Mutex<BTreeMap<String, FallbackMeta>>,
     changes: Mutex<Vec<Change>>,
     store: Mutex<Option<Store>>,
+    attached: Mutex<Option<AttachedFallback>>,
     /// Keys that were returned so far.
     listed: Mutex<usize>,
     /// Most keys of a page.
@@ -61,6 +64,14 @@ impl Source {
             Change::Replace(deleted, written) => {
                 let mut batch = store.batch(&id(written), inline("new"));
                 batch.append(masking(&store, deleted));
+                store.index.apply(batch);
+            }
+            Change::SealAndPrune(key) => {
+                locked(&self.attached)
+                    .iter()
+                    .for_each(AttachedFallback::seal);
+                let mut batch = Batch::new();
+                batch.remove(Table::Meta, last_version_key(&id(key)));
                 store.index.apply(batch);
             }
             Change::Nothing => {}
@@ -299,7 +310,10 @@ proptest! {
             .iter()
             .filter_map(|change| match change {
                 Change::Delete(key) => Some(key.clone()),
-                Change::Move(_) | Change::Replace(..) | Change::Nothing => None,
+                Change::Move(_)
+                | Change::Replace(..)
+                | Change::SealAndPrune(_)
+                | Change::Nothing => None,
             })
             .collect();
         let source = Arc::new(Source { page_max, ..Source::default() });
@@ -327,6 +341,26 @@ proptest! {
         prop_assert!(must.is_subset(&listed), "missing: {:?}", must.difference(&listed));
         prop_assert!(listed.is_subset(&may), "deleted: {:?}", listed.difference(&may));
     }
+}
+
+#[tokio::test]
+async fn page_that_began_before_the_seal_lists_no_object_that_was_deleted() {
+    let source = Arc::new(Source::default());
+    let shared: Arc<dyn Fallback> = source.clone();
+    let attached = AttachedFallback::new(shared);
+    let limits = ReadLimits {
+        list_page_max: 1000,
+        ..ReadLimits::default()
+    };
+    let store = Store::new(limits).over(attached.clone());
+    locked(&source.objects).insert("a".into(), meta(None));
+    mask(&store, "a");
+    *locked(&source.changes) = vec![Change::SealAndPrune("a")];
+    *locked(&source.attached) = Some(attached);
+    *locked(&source.store) = Some(store.clone());
+    let page = store.reads.list(request("", None, 10)).await.unwrap();
+    locked(&source.store).take();
+    assert_eq!(page.entries, [], "the mask was dropped after the seal");
 }
 
 #[tokio::test]
