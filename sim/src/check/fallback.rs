@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit_observer::Changed;
 use super::format::{Body, Expiration, Row};
-use super::history::Checker;
+use super::history::{Checker, row_state, states_in};
 use super::model::Model;
 use super::words::readable;
 use crate::tiers::fallback::SourceObject;
@@ -55,6 +55,8 @@ pub(super) struct SourceModel {
     rows: BTreeMap<Bytes, Vec<Row>>,
     /// Objects that an outside writer added during the run.
     added: BTreeSet<Bytes>,
+    /// Tick of each write of the source.
+    written: BTreeMap<u64, Tick>,
     /// Answers that denied an object of the source.
     hidden: Vec<(Tick, Bytes)>,
     /// Tick at which the seal became durable.
@@ -104,6 +106,7 @@ impl Model {
         let Some(source) = &mut self.source else {
             return;
         };
+        source.written.insert(written.write, tick);
         let is_added = !source.rows.contains_key(object) && !self.lives.is_empty();
         if is_added {
             source.added.insert(object.clone());
@@ -188,7 +191,10 @@ impl Model {
                 }
             }
             SourceState::Open | SourceState::Lost => {
-                self.violated("seal", format!("unexpected record of a fallback: {state:?}"));
+                self.violated(
+                    "seal",
+                    format!("unexpected record of a fallback: {state:?}"),
+                );
             }
         }
     }
@@ -237,6 +243,11 @@ impl Model {
         rows.iter().find(|row| row.write == write)
     }
 
+    /// Returns whether a row of the store is an object of the source that was moved.
+    pub(super) fn was_moved(&self, object: &Bytes, row: &Row) -> bool {
+        row.version > 0 && self.source_row(object, row.write).is_some()
+    }
+
     /// Checks that a moved object is as it was in the source.
     pub(super) fn check_adopted(&mut self, object: &Bytes, row: &Row, coverage: &mut Coverage) {
         coverage.count("fallback: an object moved");
@@ -249,7 +260,10 @@ impl Model {
         let of = |row: &Row| (row.size, row.created, row.modified, row.expires_at);
         if of(was) != of(row) || row.amend.is_some() {
             let name = readable(object);
-            self.violated("fallback", format!("moved with other metadata: object={name}"));
+            self.violated(
+                "fallback",
+                format!("moved with other metadata: object={name}"),
+            );
         }
     }
 
@@ -272,38 +286,75 @@ impl Model {
     pub(super) fn check_mask_dropped(&mut self, object: &Bytes) {
         if self.has_open_source() {
             let name = readable(object);
-            self.violated("mask", format!("mask dropped before the seal: object={name}"));
+            self.violated(
+                "mask",
+                format!("mask dropped before the seal: object={name}"),
+            );
         }
+    }
+
+    fn was_free_of_source(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
+        let is_of_source = |row: Option<&Row>| row.is_some_and(Row::is_of_source);
+        is_of_source(row_state(self, object, to))
+            && (self.was_hidden(Some(object), from, to)
+                || states_in(self, object, from, to).any(|(_, row)| row.is_none()))
     }
 
     /// Returns whether an update that read `saw` lost a write or an object of the source. `tick` is
     /// that of its commit.
-    pub(super) fn is_lost_over_source(&self, object: &Bytes, saw: u64, tick: Tick) -> bool {
+    pub(super) fn is_lost_over_source(
+        &self,
+        object: &Bytes,
+        row: &Row,
+        saw: u64,
+        tick: Tick,
+    ) -> bool {
         let now = self.in_source(object);
         if saw >= SAW_IN_SOURCE {
             // The source may have changed since. Its object must be one of this name.
             return now.is_none() || self.source_row(object, Some(saw - SAW_IN_SOURCE)).is_none();
         }
-        saw == 0
-            && now.is_some_and(|row| row.is_live(self.time_at(tick)))
-            && !self.was_hidden(Some(object), 0, tick)
+        saw == 0 && now.is_some_and(|row| row.is_live(self.time_at(tick))) && {
+            let called = self.writer(row.write, object);
+            let from = called.map_or(tick, |called| called.at);
+            !self.was_free_of_source(object, from, tick)
+        }
     }
 }
 
 impl Checker<'_> {
+    /// Returns whether a read that began while only the source had the object found a later object
+    /// of an outside writer. The store may have the object by then.
+    pub(super) fn was_read_late(
+        &self,
+        object: &Bytes,
+        (from, to): (Tick, Tick),
+        write: Option<u64>,
+    ) -> bool {
+        let written = self.model.source.as_ref().zip(write);
+        let at = written.and_then(|(source, write)| source.written.get(&write));
+        at.is_some_and(|at| (from..to).contains(at))
+            && self.model.source_row(object, write).is_some()
+            && states_in(self.model, object, from, to)
+                .any(|(_, row)| row.is_some_and(Row::is_of_source))
+    }
+
     /// Returns whether a listing may lack objects of the source: it hid one, or an outside writer
     /// added one meanwhile.
     pub(super) fn may_list_otherwise(&self, from: Tick, to: Tick) -> bool {
         let was_added = |source: &SourceModel| {
             source.added.iter().any(|object| {
                 let states = self.model.states.get(object).into_iter().flatten();
-                states
-                    .take(1)
-                    .any(|(tick, _)| (from..to).contains(tick))
+                states.take(1).any(|(tick, _)| (from..to).contains(tick))
             })
         };
-        self.model.source.as_ref().is_some_and(was_added)
-            || self.model.was_hidden(None, from, to)
+        self.model.source.as_ref().is_some_and(was_added) || self.model.was_hidden(None, from, to)
+    }
+
+    /// Returns whether only the source has an object, and was asked at a moment at which it did not
+    /// have it, or denied it. `from` is the tick of the call, and `to` that of its commit.
+    pub(super) fn was_free_of_source(&self, object: &Bytes, from: Tick, to: Tick) -> bool {
+        self.model.was_free_of_source(object, from, to)
     }
 
     /// Returns whether a conflict without a present object is justified by an object of the source
@@ -315,7 +366,7 @@ impl Checker<'_> {
         to: Tick,
         is_met: impl Fn(&Row) -> bool,
     ) -> bool {
-        super::history::states_in(self.model, object, from, to)
+        states_in(self.model, object, from, to)
             .any(|(_, row)| row.is_some_and(|row| row.is_of_source() && !is_met(row)))
     }
 }

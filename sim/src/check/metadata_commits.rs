@@ -168,7 +168,7 @@ impl Model {
         let name = readable(object);
         let is_lost = row.saw.is_some_and(|saw| match old {
             None if self.source.is_some() && (saw == 0 || saw >= SAW_IN_SOURCE) => {
-                self.is_lost_over_source(object, saw, tick)
+                self.is_lost_over_source(object, row, saw, tick)
             }
             Some(old) if saw == 0 => old.is_live(self.time_at(tick)),
             Some(old) => old.version != saw,
@@ -369,7 +369,10 @@ impl Checker<'_> {
                     if_absent,
                 },
                 WriteOrigin::Renamed(source),
-            ) => (from, to) == (source, &commit.object) && (!if_absent || self.was_free(commit)),
+            ) => {
+                (from, to) == (source, &commit.object)
+                    && (!if_absent || self.was_free(commit, called))
+            }
             (
                 Call::Move {
                     from,
@@ -381,7 +384,7 @@ impl Checker<'_> {
             ) => {
                 let of_source = |row: &Row| row.write == commit.row.write;
                 *to == commit.object
-                    && (!if_absent || self.was_free(commit))
+                    && (!if_absent || self.was_free(commit, called))
                     && states_in(self.model, from, called.at, commit.tick)
                         .any(|(_, row)| row.is_some_and(of_source))
             }
@@ -404,8 +407,11 @@ impl Checker<'_> {
     }
 
     /// Returns true if the object was absent or expired right before this commit.
-    fn was_free(&self, commit: &Derived) -> bool {
+    fn was_free(&self, commit: &Derived, called: &Called) -> bool {
         let now = self.model.time_at(commit.tick);
+        if self.was_free_of_source(&commit.object, called.at, commit.tick) {
+            return true;
+        }
         row_state(self.model, &commit.object, commit.tick).is_none_or(|row| !row.is_live(now))
     }
 

@@ -4,7 +4,9 @@
 
 use super::call::{About, Asked, Call, Called, Reading};
 use super::history::{Checker, states_in};
-use crate::faults::{BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, SOURCE_FAULTS};
+use crate::faults::{
+    BLOB_READ_FAULTS, BLOB_WRITE_FAULTS, COMMIT_FAULTS, Fault, PROVOKING, SOURCE_FAULTS,
+};
 use crate::trace::Tick;
 
 /// Number of times that a read may find its object replaced before it gives up.

@@ -168,6 +168,8 @@ impl Model {
             let mut named = rows.filter(|row| row.revisions().first() == first.as_ref());
             first.is_none() || named.any(|row| !row.is_live(self.time_at(tick)))
         };
+        // A move brings an object that is older than every write to the store.
+        let is_free = is_free || old.is_some_and(|old| self.was_moved(object, old));
         let may_replace = seen.contains(&replaced) || is_free && seen.iter().any(had_expired);
         if !may_replace {
             let name = String::from_utf8_lossy(object).into_owned();

@@ -99,8 +99,10 @@ impl Checker<'_> {
             if !states.any(|(_, state)| state == Some(row)) {
                 self.violated("linearizability", called, "committed another object");
             }
-            let was_hidden = || self.model.was_hidden(Some(put.object), called.at, *tick);
-            if !self.holds_at(put.demand, put.object, *tick) && !was_hidden() {
+            let holds = self.holds_at(put.demand, put.object, *tick)
+                || *put.demand == Demand::Absent
+                    && self.was_free_of_source(put.object, called.at, *tick);
+            if !holds {
                 self.violated("precondition", called, "committed against its precondition");
             }
         }

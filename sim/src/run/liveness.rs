@@ -241,11 +241,20 @@ pub(super) fn read_everything(sim: &mut Sim) {
         // Without faults a migration moves everything and seals.
         if world.durable_state().state().model.has_open_source() {
             client
-                .perform(&Op::Migrate { dropped_after_ms: None }, PROBES - 2)
+                .perform(
+                    &Op::Migrate {
+                        dropped_after_ms: None,
+                    },
+                    PROBES - 2,
+                )
                 .await;
             if world.durable_state().state().model.has_open_source() {
                 let message = "a migration without faults does not seal";
-                world.durable_state().state().model.violated("seal", message);
+                world
+                    .durable_state()
+                    .state()
+                    .model
+                    .violated("seal", message);
             }
             for object in &objects {
                 client.read_again(object).await;

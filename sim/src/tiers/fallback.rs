@@ -65,7 +65,10 @@ impl SourceObject {
         let modified = Timestamp::from_millis(self.modified_ms);
         FallbackMeta {
             size: self.payload.len() as u64,
-            checksum: self.write.is_multiple_of(2).then(|| Checksum::of(&self.payload)),
+            checksum: self
+                .write
+                .is_multiple_of(2)
+                .then(|| Checksum::of(&self.payload)),
             created: Some(modified),
             modified: Some(modified),
             expires_at: self.expires_at.map(Timestamp::from_millis),
@@ -125,7 +128,9 @@ impl DurableState {
     /// Writes an object of the source, as an outside writer.
     pub(crate) fn write_source(&self, object: u32, bytes: u64) {
         let mut state = self.state();
-        state.coverage.count("fallback: written by an outside writer");
+        state
+            .coverage
+            .count("fallback: written by an outside writer");
         state.put_source(object, bytes, None);
     }
 
@@ -135,7 +140,10 @@ impl DurableState {
         let is_hidden = |state: &State| {
             let source = state.source.as_ref();
             source.is_some_and(|source| {
-                source.hidden_until.get(key).is_some_and(|until| now < *until)
+                source
+                    .hidden_until
+                    .get(key)
+                    .is_some_and(|until| now < *until)
             })
         };
         if is_hidden(&self.state()) {
@@ -205,7 +213,10 @@ impl SimFallback {
     fn page(&self, request: &FallbackListRequest) -> FallbackPage {
         let mut found: Vec<SourceObject> = {
             let state = self.0.durable_state().state();
-            let objects = state.source.iter().flat_map(|source| source.objects.values());
+            let objects = state
+                .source
+                .iter()
+                .flat_map(|source| source.objects.values());
             let is_listed = |object: &&SourceObject| {
                 let key = object.id.key();
                 object.id.namespace() == request.namespace
