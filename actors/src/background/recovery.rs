@@ -13,6 +13,7 @@
 //! Recovery never redoes a write, trusts the row alone, and may be killed and restarted at any
 //! point. The first pass of an engine ends before traffic starts.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -60,7 +61,12 @@ impl BackgroundWorker for Recovery {
         let Some(scan) = self.context.backlog.scan_of_changes() else {
             return self.settle_known().await;
         };
-        let fenced = self.scan().await?;
+        let (fenced, found) = self.scan().await?;
+        // A change that was settled between the read of a page and its note is in the backlog for
+        // good, if the actor that noted it died before its fence. A scan does not find it again.
+        let unfound = self.context.backlog.changes().into_iter();
+        let stale = unfound.filter(|id| !found.contains(id) && !self.has_owner(*id));
+        let fenced = fenced + in_order(stale.map(|id| self.settle_by_id(id))).await?;
         // Only now: a scan whose actor dies is requested again.
         self.context.backlog.scanned_changes(scan);
         Ok(fenced)
@@ -77,10 +83,11 @@ impl BackgroundWorker for Recovery {
 }
 
 impl Recovery {
-    /// Fences the dead changes of the whole table.
-    async fn scan(&self) -> Result<u64> {
+    /// Fences the dead changes of the whole table. Returns their number, and all changes found.
+    async fn scan(&self) -> Result<(u64, BTreeSet<OperationId>)> {
         let mut range = Range::all(self.context.limits.recovery_page.max(1));
         let mut fenced = 0;
+        let mut all = BTreeSet::new();
         loop {
             let page = self
                 .context
@@ -98,12 +105,13 @@ impl Recovery {
             for (id, value) in &found {
                 // Noted before the fences: a fence that fails leaves the change known.
                 self.context.backlog.found_change(*id, value);
+                all.insert(*id);
             }
             let fences = found.into_iter().map(|(id, value)| self.settle(id, value));
             fenced += in_order(fences).await?;
             match page.rest {
                 Some(rest) => range = rest,
-                None => return Ok(fenced),
+                None => return Ok((fenced, all)),
             }
         }
     }
