@@ -119,11 +119,12 @@ fn world(plan: &RunPlan, options: &Options) -> Sim {
         state.writes_max = Some(plan.setting.writes_at_once);
         state.strict_deletes = plan.setting.strict_deletes;
         state.has_payload_log = plan.setting.payload_log;
-        if let Some(objects) = &plan.fallback {
-            state.fill_source(objects);
-        }
         if options.without_timeline {
             state.trace.stop_recording();
+        }
+        // After the choice above: the objects of the source are events of the timeline.
+        if let Some(objects) = &plan.fallback {
+            state.fill_source(objects);
         }
     }
     let mut config = config(&plan.setting);
