@@ -22,7 +22,7 @@ use super::format::{Body, Expiration, Row};
 use super::history::{Checker, row_state, states_in};
 use super::model::Model;
 use super::words::readable;
-use crate::tiers::fallback::SourceObject;
+use crate::disks::source::SourceObject;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 

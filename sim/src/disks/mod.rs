@@ -2,3 +2,4 @@
 
 pub(crate) mod blobs;
 pub(crate) mod disk;
+pub(crate) mod source;

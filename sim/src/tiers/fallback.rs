@@ -9,7 +9,6 @@
 //! An outside writer changes it ([`DurableState::write_source`]). The model knows each object as the
 //! state of an object before the first commit of the store.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 
 use crate::check::WRITE;
+use crate::disks::source::{Source, SourceObject};
 use crate::faults::Fault;
 use crate::plan::{SourcePlan, object_id, other_namespace};
 use crate::trace::EventKind;
@@ -38,27 +38,6 @@ const CHUNK: usize = 3000;
 const SLOW_MS_MAX: u64 = 3_000;
 /// Maximum time for which an object is not found, in milliseconds.
 const HIDDEN_MS_MAX: u64 = 500;
-
-/// Objects of a source, by their row keys.
-#[derive(Default)]
-pub(crate) struct Source {
-    objects: BTreeMap<Bytes, SourceObject>,
-    /// Number of payloads so far. The numbers of clients are larger.
-    writes: u64,
-    /// End of the time for which an object is hidden, in virtual time.
-    hidden_until: BTreeMap<Bytes, Duration>,
-}
-
-/// Object of a source.
-#[derive(Clone)]
-pub(crate) struct SourceObject {
-    id: ObjectId,
-    pub(crate) write: u64,
-    pub(crate) payload: Bytes,
-    pub(crate) modified_ms: u64,
-    pub(crate) expires_at: Option<u64>,
-    expiration: Expiration,
-}
 
 impl SourceObject {
     fn meta(&self) -> FallbackMeta {

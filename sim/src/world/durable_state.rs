@@ -21,9 +21,9 @@ use tokio::time::Instant;
 use crate::check::{Model, Words};
 use crate::disks::blobs::StoredBlobs;
 use crate::disks::disk::{Disk, sum};
+use crate::disks::source::Source;
 use crate::faults::{Fault, Faults, Schedule, ScriptedFault};
 use crate::rng::Rng;
-use crate::tiers::fallback::Source;
 use crate::trace::coverage::Coverage;
 use crate::trace::{EventKind, Tick, Trace};
 
