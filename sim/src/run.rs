@@ -64,9 +64,9 @@ pub struct RunReport {
 /// Runs a plan. The result is a function of the arguments.
 ///
 /// ```
-/// use cenotaph_sim::{Options, Plan, run};
+/// use cenotaph_sim::{Options, RunPlan, run};
 ///
-/// let report = run(&Plan::generate(42, 100), &Options::default());
+/// let report = run(&RunPlan::generate(42, 100), &Options::default());
 /// assert!(report.violations.is_empty(), "{}", report.sim.timeline());
 /// assert!(report.coverage.of("heard: applied") > 0);
 /// ```

@@ -47,12 +47,12 @@ const OPERATIONS_MAX: usize = 128;
 /// call and its answer (`None` without an answer). Gives up after `attempts_max` steps.
 ///
 /// ```
-/// use cenotaph_sim::{Operation, Search, linearize};
+/// use cenotaph_sim::{ClientOperation, Search, linearize};
 ///
 /// let history = [
-///     (0, Some(3), Operation::Write("a")),
-///     (1, Some(2), Operation::Read(Some("a"))),  // overlaps the write, so it may see the value
-///     (4, Some(5), Operation::Read(None)),       // after the write, so it must see the value
+///     (0, Some(3), ClientOperation::Write("a")),
+///     (1, Some(2), ClientOperation::Read(Some("a"))),  // overlaps the write, so it may see the value
+///     (4, Some(5), ClientOperation::Read(None)),       // after the write, so it must see the value
 /// ];
 /// assert_eq!(linearize(&history[..2], 1000), Search::Linearizable);
 /// assert_eq!(linearize(&history, 1000), Search::Violated);
