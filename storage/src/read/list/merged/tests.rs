@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::fallback::{Fallback, FallbackMeta, FallbackObject, FallbackPage};
 use crate::index::{Batch, Index};
-use crate::read::ReadLimits;
 use crate::read::fixture::{Store, id, inline};
+use crate::read::{OpenAttempt, ReadLimits};
 use crate::records::LastVersion;
 use crate::types::{ByteRange, Error, Namespace, Timestamp, Version};
 
@@ -341,6 +341,29 @@ proptest! {
         prop_assert!(must.is_subset(&listed), "missing: {:?}", must.difference(&listed));
         prop_assert!(listed.is_subset(&may), "deleted: {:?}", listed.difference(&may));
     }
+}
+
+#[tokio::test]
+async fn read_that_began_before_the_seal_returns_no_object_that_was_deleted() {
+    let source = Arc::new(Source::default());
+    let shared: Arc<dyn Fallback> = source.clone();
+    let attached = AttachedFallback::new(shared);
+    let store = Store::new(ReadLimits::default()).over(attached.clone());
+    locked(&source.objects).insert("a".into(), meta(None));
+    let head = store.reads.head_in_fallback(&id("a"), &attached).await;
+    assert!(head.unwrap().is_some(), "the source has the object");
+    // The object was deleted, the fallback was sealed, and its mask was dropped.
+    attached.seal();
+    let head = store.reads.head_in_fallback(&id("a"), &attached).await;
+    assert_eq!(head.unwrap(), None);
+    let opened = store
+        .reads
+        .open_in_fallback(&id("a"), ByteRange::Full, &attached)
+        .await;
+    assert!(
+        matches!(opened.unwrap(), OpenAttempt::Replaced),
+        "the read starts over without the fallback"
+    );
 }
 
 #[tokio::test]
