@@ -29,6 +29,9 @@ use crate::trace::coverage::Coverage;
 /// Key of the record of the fallback in the meta table.
 pub(super) const FALLBACK: &[u8] = b"fallback";
 
+/// Version of the UUID of a move.
+const MOVED: usize = 8;
+
 /// Number that an update writes as the version that it read, if only the fallback had the object:
 /// this number plus that of the write.
 pub(crate) const SAW_IN_SOURCE: u64 = 1 << 40;
@@ -55,8 +58,6 @@ pub(super) struct SourceModel {
     rows: BTreeMap<Bytes, Vec<Row>>,
     /// Objects that an outside writer added during the run.
     added: BTreeSet<Bytes>,
-    /// Tick of each write of the source.
-    written: BTreeMap<u64, Tick>,
     /// Answers that denied an object of the source.
     hidden: Vec<(Tick, Bytes)>,
     /// Tick at which the seal became durable.
@@ -106,7 +107,6 @@ impl Model {
         let Some(source) = &mut self.source else {
             return;
         };
-        source.written.insert(written.write, tick);
         let is_added = !source.rows.contains_key(object) && !self.lives.is_empty();
         if is_added {
             source.added.insert(object.clone());
@@ -233,14 +233,26 @@ impl Model {
         row.as_ref().filter(|row| row.is_of_source())
     }
 
-    /// Returns whether a row is an object of the source that was moved into the store.
+    /// Returns whether a row is an object of the source that was moved into the store. A copy may
+    /// have the same payload, if it is a copy of a copy; the operation of a move is marked.
     pub(super) fn is_adopted(&self, object: &Bytes, row: &Row) -> bool {
-        self.in_source(object).is_some() && self.source_row(object, row.write).is_some()
+        row.operation.get_version_num() == MOVED
+            && self.in_source(object).is_some()
+            && self.source_row(object, row.write).is_some()
     }
 
     fn source_row(&self, object: &Bytes, write: Option<u64>) -> Option<&Row> {
         let rows = self.source.as_ref()?.rows.get(object)?;
         rows.iter().find(|row| row.write == write)
+    }
+
+    /// Returns whether the source ever had the object with this time of creation.
+    pub(super) fn was_source_created(&self, object: &Bytes, created: u64) -> bool {
+        let rows = self
+            .source
+            .as_ref()
+            .and_then(|source| source.rows.get(object));
+        rows.is_some_and(|rows| rows.iter().any(|row| row.created == created))
     }
 
     /// Returns whether a row of the store is an object of the source that was moved.
@@ -323,22 +335,6 @@ impl Model {
 }
 
 impl Checker<'_> {
-    /// Returns whether a read that began while only the source had the object found a later object
-    /// of an outside writer. The store may have the object by then.
-    pub(super) fn was_read_late(
-        &self,
-        object: &Bytes,
-        (from, to): (Tick, Tick),
-        write: Option<u64>,
-    ) -> bool {
-        let written = self.model.source.as_ref().zip(write);
-        let at = written.and_then(|(source, write)| source.written.get(&write));
-        at.is_some_and(|at| (from..to).contains(at))
-            && self.model.source_row(object, write).is_some()
-            && states_in(self.model, object, from, to)
-                .any(|(_, row)| row.is_some_and(Row::is_of_source))
-    }
-
     /// Returns whether a listing may lack objects of the source: it hid one, or an outside writer
     /// added one meanwhile.
     pub(super) fn may_list_otherwise(&self, from: Tick, to: Tick) -> bool {

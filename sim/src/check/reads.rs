@@ -74,10 +74,7 @@ impl Checker<'_> {
                 && row.is_live(asked_ms)
         };
         let mut during = states_in(model, object, called.at, found.opened);
-        let is_late = || {
-            found.version == 0 && self.was_read_late(object, (called.at, found.opened), found.write)
-        };
-        if !during.any(|(_, row)| row.is_some_and(is_it)) && !is_late() {
+        if !during.any(|(_, row)| row.is_some_and(is_it)) {
             // A state that became durable only after it was read violates I7. Any other state was
             // never true in the window.
             let is_later = states_in(model, object, found.opened, Tick::MAX)

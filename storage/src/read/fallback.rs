@@ -4,18 +4,18 @@
 //! 1 one snapshot of ours: a live row           read ours again
 //!                         another row, a mask  absent
 //!                         neither              2
-//! 2 the fallback has the object                the object; absent if it has expired
-//!   it does not                                3
-//!   it fails                                   the error
-//! 3 one snapshot of ours: neither              absent
-//!                         something            1
+//! 2 ask the fallback                           3
+//! 3 one snapshot of ours: something            1
+//!                         neither              the answer: the object; absent if there is none or
+//!                                              it has expired; the error
 //! ```
 //!
 //! "Neither" counts only if the fallback is not sealed after the snapshot: a seal ends the masks.
 //!
 //! Guards "no false not-found": between steps 1 and 2 a migration may move the object and delete the
 //! source. The object is durable in the store before it is deleted from the source, so that step 3
-//! finds it.
+//! finds it. Guards "an outside write never shows once the store has the object": a slow answer may
+//! be an object that was written to the source after the store had one.
 
 use super::{ObjectMeta, OpenAttempt, OpenObject, Reads};
 use crate::fallback::AttachedFallback;
@@ -63,14 +63,13 @@ impl Reads {
                     let row = self.row(id).await?;
                     return Ok(row.map(|row| ObjectMeta::of(id.clone(), row)));
                 }
-                OwnState::New => match fallback.head(id).await? {
-                    Some(meta) => {
-                        let live = Some(meta).filter(|meta| meta.is_live(self.now()));
+                OwnState::New => {
+                    let answer = fallback.head(id).await;
+                    if self.is_still_new(id, fallback).await? {
+                        let live = answer?.filter(|meta| meta.is_live(self.now()));
                         return Ok(live.map(|meta| ObjectMeta::of_fallback(id.clone(), meta)));
                     }
-                    None if self.state_of_ours(id).await? == OwnState::New => return Ok(None),
-                    None => {}
-                },
+                }
             }
         }
         let message =
@@ -92,15 +91,23 @@ impl Reads {
             OwnState::New if !fallback.is_open() => return Ok(OpenAttempt::Replaced),
             OwnState::New => {}
         }
-        match fallback.open(id, range).await? {
-            Some(object) if object.meta.is_live(self.now()) => {
-                let head = ObjectMeta::of_fallback(id.clone(), object.meta.clone());
-                Ok(OpenAttempt::Done(Some(OpenObject::foreign(head, object))))
-            }
-            Some(_) => Ok(OpenAttempt::Done(None)),
-            None if self.state_of_ours(id).await? == OwnState::New => Ok(OpenAttempt::Done(None)),
-            None => Ok(OpenAttempt::Replaced),
+        let answer = fallback.open(id, range).await;
+        if !self.is_still_new(id, fallback).await? {
+            return Ok(OpenAttempt::Replaced);
         }
+        let live = answer?.filter(|object| object.meta.is_live(self.now()));
+        Ok(OpenAttempt::Done(live.map(|object| {
+            let head = ObjectMeta::of_fallback(id.clone(), object.meta.clone());
+            OpenObject::foreign(head, object)
+        })))
+    }
+
+    /// Returns whether an answer of the fallback counts, errors included: the store still has
+    /// neither a row nor a mask of the object.
+    async fn is_still_new(&self, id: &ObjectId, fallback: &AttachedFallback) -> Result<bool> {
+        let is_new = self.state_of_ours(id).await? == OwnState::New;
+        // After the snapshot: a seal ends the masks.
+        Ok(is_new && fallback.is_open())
     }
 
     /// Returns the durable state of an object.

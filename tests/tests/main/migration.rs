@@ -278,6 +278,44 @@ async fn a_reader_between_our_miss_and_the_move_finds_the_object() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_answer_of_the_source_never_hides_ours() {
+    let setting = Setting::with_objects(1).await;
+    let fallback = setting.scripted();
+    let engine = setting.open(fallback.clone()).await;
+    // The read has missed the object in the store. Before the source answers, the store gets the
+    // object, and an outside writer writes to the source.
+    let late = || {
+        let (ours, old) = (engine.clone(), setting.old.clone());
+        Step::before(move || {
+            let (ours, old) = (ours.clone(), old.clone());
+            async move {
+                ours.put(&*key(0), "ours, and longer").await.unwrap();
+                old.put(&*key(0), "outside").await.unwrap();
+            }
+        })
+    };
+    fallback.on_open(&key(0), vec![late()]);
+    assert_eq!(bytes(&engine, &key(0)).await.unwrap(), b"ours, and longer");
+    // So does an error of the source: its object is too short for the range.
+    let other = key(1);
+    setting.old.put(&*other, "as long").await.unwrap();
+    let (ours, old) = (engine.clone(), setting.old.clone());
+    fallback.on_open(
+        &other,
+        vec![Step::before(move || {
+            let (ours, old) = (ours.clone(), old.clone());
+            async move {
+                ours.put(&*key(1), "ours").await.unwrap();
+                old.put(&*key(1), "").await.unwrap();
+            }
+        })],
+    );
+    let object = engine.get(&*other).range(2..4).await.unwrap().unwrap();
+    assert_eq!(object.bytes().await.unwrap(), "rs");
+    engine.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counters_are_exact_across_the_move() {
     const COUNTERS: usize = 20;
     const TASKS: u64 = 4;
