@@ -153,6 +153,17 @@ impl Context {
 
     /// Commits a batch and waits until the batch is durable. Drops `keep_alive` after that.
     pub(crate) async fn commit(&self, batch: Batch, keep_alive: impl Send + 'static) -> Result<()> {
+        self.commit_then(batch, || {}, keep_alive).await
+    }
+
+    /// As [`commit`](Self::commit), and calls `durable` once the batch is durable, even if the
+    /// future is dropped before.
+    pub(crate) async fn commit_then(
+        &self,
+        batch: Batch,
+        durable: impl FnOnce() + Send + 'static,
+        keep_alive: impl Send + 'static,
+    ) -> Result<()> {
         let (reply, answer) = reply();
         let backlog = Arc::clone(&self.backlog);
         let update = BacklogUpdate::of(&batch);
@@ -161,7 +172,10 @@ impl Context {
             Box::new(move |outcome| {
                 // Before `keep_alive` is dropped: the death of an owner consults the backlog.
                 match &outcome {
-                    Ok(()) => backlog.note(&update),
+                    Ok(()) => {
+                        backlog.note(&update);
+                        durable();
+                    }
                     Err(CommitError::Unknown(_)) => backlog.doubt(&update),
                     // Nothing was written, so the backlog is still exact.
                     Err(CommitError::NotStarted(_)) => {}

@@ -1,22 +1,30 @@
 //! The durable steps of a migration from the fallback, on [`Tiered`].
 //!
 //! Guards "the seal is final": the sealed record is durable before the fallback counts as sealed,
-//! and no mask is dropped before that.
+//! and no mask is dropped before that. The completion of the commit seals the fallback and holds the
+//! only permission to migrate, so that a caller may drop its future at any time: no other migration
+//! can then write an older record over the seal.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use cenotaph_storage::fallback::AttachedFallback;
 use cenotaph_storage::records::{FallbackRecord, FallbackState};
 use cenotaph_storage::{Error, ErrorKind, Result};
 
 use crate::context::SharedContext;
 use crate::handle::Tiered;
 
-/// The only migration of an engine. Dropping it permits another one.
+/// The only migration of an engine. Dropping the last clone permits another one.
 #[must_use = "another migration may begin once this is dropped"]
-pub struct RunningMigration(SharedContext);
+#[derive(Clone)]
+pub struct RunningMigration {
+    _turn: Arc<Turn>,
+}
 
-impl Drop for RunningMigration {
+struct Turn(SharedContext);
+
+impl Drop for Turn {
     fn drop(&mut self) {
         self.0.is_migrating.store(false, Ordering::Release);
     }
@@ -34,7 +42,9 @@ impl Tiered {
             let message = "another migration of this engine is running";
             return Err(Error::new(ErrorKind::Invalid, "migrate", message));
         }
-        Ok(RunningMigration(Arc::clone(context)))
+        Ok(RunningMigration {
+            _turn: Arc::new(Turn(Arc::clone(context))),
+        })
     }
 
     /// Records the progress of a migration, durably.
@@ -43,11 +53,16 @@ impl Tiered {
     /// Those of a commit.
     pub async fn record_migration(
         &self,
-        _running: &RunningMigration,
+        running: &RunningMigration,
         record: &FallbackRecord,
     ) -> Result<()> {
-        self.context().health.check("migrate")?;
-        record.write(&self.context().index).await
+        let context = self.context();
+        context.health.check("migrate")?;
+        // Dropped before the reply: the caller may begin another migration at once.
+        let running = running.clone();
+        context
+            .commit_then(record.batch(), move || drop(running), ())
+            .await
     }
 
     /// Seals the fallback: it is never read again, and last versions are no masks any more.
@@ -64,10 +79,16 @@ impl Tiered {
             state: FallbackState::Sealed,
             ..record.clone()
         };
-        self.record_migration(running, &sealed).await?;
-        if let Some(fallback) = &self.context().fallback {
-            fallback.attached.seal();
-        }
+        let context = self.context();
+        context.health.check("migrate")?;
+        let attached = context.fallback.as_ref();
+        let attached = attached.map(|fallback| fallback.attached.clone());
+        let running = running.clone();
+        let seal = move || {
+            attached.iter().for_each(AttachedFallback::seal);
+            drop(running);
+        };
+        context.commit_then(sealed.batch(), seal, ()).await?;
         Ok(sealed)
     }
 }

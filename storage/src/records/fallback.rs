@@ -105,14 +105,19 @@ impl FallbackRecord {
             .transpose()
     }
 
+    /// Returns the batch that stores the record.
+    pub fn batch(&self) -> Batch {
+        let mut batch = Batch::new();
+        batch.put(Table::Meta, FALLBACK_KEY, self.encode());
+        batch
+    }
+
     /// Commits the record durably. For use while an index is opened, before the actors run.
     ///
     /// # Errors
     /// Those of a commit.
     pub async fn write(&self, index: &Arc<dyn Index>) -> Result<()> {
-        let mut batch = Batch::new();
-        batch.put(Table::Meta, FALLBACK_KEY, self.encode());
-        commit(index, batch).await
+        commit(index, self.batch()).await
     }
 }
 

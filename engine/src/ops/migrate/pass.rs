@@ -181,3 +181,35 @@ impl Migration {
         tiered.record_migration(running, &self.record).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::EngineFallback;
+
+    #[tokio::test]
+    async fn seal_whose_caller_is_gone_takes_effect() {
+        let directory = tempfile::tempdir().unwrap();
+        let old = Engine::builder(directory.path().join("old"));
+        let old = old.open().await.unwrap();
+        let new = Engine::builder(directory.path().join("new"));
+        let new = new.fallback(EngineFallback::new(old.clone(), "old"));
+        let engine = new.open().await.unwrap();
+        let tiered = engine.tiered();
+        let running = tiered.begin_migration().unwrap();
+        let record = FallbackRecord::read(&**engine.index()).await.unwrap();
+        let record = record.unwrap();
+        assert!(engine.reads().fallback().is_some());
+        {
+            // Submitted by the first poll, and dropped.
+            let mut seal = Box::pin(tiered.seal_fallback(&running, &record));
+            drop(futures::poll!(&mut seal));
+        }
+        drop(running);
+        engine.index().barrier().await.unwrap();
+        assert!(engine.reads().fallback().is_none(), "the record is sealed");
+        assert!(engine.migrate().await.unwrap().is_sealed);
+        engine.close().await.unwrap();
+        old.close().await.unwrap();
+    }
+}
