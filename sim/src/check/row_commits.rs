@@ -135,11 +135,11 @@ impl Model {
                 let message = format!("overwrite changes the time of creation: object={name}");
                 self.violated("metadata", message);
             }
-            // An update of an object of the fallback keeps its time of creation.
+            // An update of an object of the fallback keeps the time of creation that it read. An
+            // outside writer may have replaced the object since.
             None if row.created != row.modified
-                && self
-                    .in_source(object)
-                    .is_none_or(|was| was.created != row.created) =>
+                && !(self.in_source(object).is_some()
+                    && self.was_source_created(object, row.created)) =>
             {
                 let name = readable(object);
                 let message = format!("new object was modified after creation: object={name}");

@@ -32,6 +32,8 @@ const DAWN_MS: u64 = 1_767_225_600_000;
 
 /// Number of timeline lanes that upload actors share.
 const UPLOAD_LANES: usize = 8;
+/// Rest of an outage of the blob tier after the end of all faults.
+const OUTAGE_REST: Duration = Duration::from_secs(1);
 
 /// Durable tiers and mutable state of a world. Shared by all its incarnations.
 pub(crate) struct DurableState {
@@ -289,8 +291,10 @@ impl State {
     /// Stops all faults, those by chance and those planned for a step.
     pub(crate) fn quieten(&mut self) {
         self.faults = Faults::default();
-        // An outage under way ends, too.
-        self.tier_away_until = Duration::ZERO;
+        // An outage under way ends soon, but not between a request and the check of the tier that
+        // follows it: real outages are longer than that.
+        let soon = self.clock.elapsed() + OUTAGE_REST;
+        self.tier_away_until = self.tier_away_until.min(soon);
         self.script.clear();
     }
 
