@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use crate::planted::Bug;
 use crate::types::{
-    Error, ErrorKind, OperationId, Result, RevisionId, StoreId, Timestamp, UploadId, WallTime,
+    Error, ErrorKind, OperationId, Result, RevisionId, StoreId, TierId, Timestamp, UploadId,
+    WallTime,
 };
 
 mod real;
@@ -258,6 +259,11 @@ impl Env {
     /// Generates a store id.
     pub fn store_id(&self) -> StoreId {
         StoreId::from_uuid(Uuid::from_u64_pair(self.random_u64(), self.random_u64()))
+    }
+
+    /// Generates the id of a blob tier.
+    pub fn tier_id(&self) -> TierId {
+        TierId::from_uuid(Uuid::from_u64_pair(self.random_u64(), self.random_u64()))
     }
 
     fn uuid_v7(&self) -> Uuid {

@@ -28,6 +28,7 @@ pub mod records;
 pub mod salvage;
 pub mod scrub;
 pub mod tamper;
+pub mod tier_scan;
 mod types;
 
 pub use env::{Env, Real, SyncPoint, World};
@@ -42,5 +43,6 @@ pub use types::{
     BLOCK_BYTES, BlockHasher, ByteRange, Checksum, Digest, Epoch, Error, ErrorKind, Etag, Hasher,
     KEY_BYTES_MAX, NAMESPACE_PART_BYTES_MAX, NAMESPACE_SCOPES_MAX, Namespace, ObjectId,
     ObjectVersion, OperationId, PARTS_MAX, PartEtag, PartNumber, Reason, Result, RevisionId,
-    RevisionKey, StoreId, Timestamp, UploadId, Verifier, Version, WallTime, no_such_upload,
+    RevisionKey, StoreId, TierId, TierMark, TierNumber, Timestamp, UploadId, Verifier, Version,
+    WallTime, no_such_upload,
 };

@@ -23,6 +23,9 @@
 //! table. Adopting a tier replaces every refusal. A directory is created only for a tier that is
 //! taken.
 //!
+//! The table is about the current tier. `ownership/several.rs` opens all tiers of a store, and adds
+//! a tier.
+//!
 //! A reader ([`TierClaim::find`]) decides by the same table, but neither takes nor creates a tier.
 //!
 //! Guards I11. The bytes of the marker are in `blobs/marker.rs`, those of the record in
@@ -40,7 +43,7 @@ use crate::blobs::{self, BlobOptions, BlobTier, Contents, FoundBlob, Marker, mar
 use crate::env::Env;
 use crate::index::{Index, Range, Table};
 use crate::records::{Change, Row, StoreRecord, TierState, all_parts_prefix};
-use crate::types::{Error, ErrorKind, Result, RevisionId, StoreId};
+use crate::types::{Error, ErrorKind, Result, RevisionId, TierMark};
 
 /// Number of rows or changes that a scan reads at a time.
 const PAGE: usize = 1000;
@@ -77,13 +80,21 @@ pub struct TierClaim {
 enum TierRecord {
     /// No record: the index is new, or was written by a build without store ids.
     Nothing,
-    /// The record.
-    Record(StoreRecord),
+    /// The tier is claimed, or will be, with this mark.
+    Tier(TierMark, TierState),
+}
+
+impl From<Option<&StoreRecord>> for TierRecord {
+    fn from(record: Option<&StoreRecord>) -> Self {
+        record.map_or(Self::Nothing, |record| {
+            Self::Tier(record.mark(record.current), record.tier)
+        })
+    }
 }
 
 /// State of the index and the tier before the decision.
 struct TierView {
-    known: TierRecord,
+    record: Option<StoreRecord>,
     /// The tier; `None` if its directory does not exist.
     tier: Option<BlobTier>,
     marker: Marker,
@@ -95,9 +106,9 @@ struct TierView {
 #[derive(Clone, Debug)]
 enum Decision {
     /// The tier belongs to this store.
-    Open(StoreId),
+    Open(TierMark),
     /// The tier has the marker of this store, but the record is still `Pending`.
-    Note(StoreId),
+    Note(TierMark),
     /// The tier is taken if it is plausible.
     IfPlausible,
     /// The tier is taken regardless of its contents.
@@ -119,35 +130,33 @@ impl TierClaim {
     /// - [`ErrorKind::Corrupt`] and [`ErrorKind::UnknownFormat`] if the marker or the record cannot
     ///   be decoded.
     /// - The errors of committing to the index.
-    pub async fn take(&self, place: TierPlace) -> Result<BlobTier> {
+    async fn take(&self, place: TierPlace) -> Result<BlobTier> {
         let TierView {
-            known,
+            record,
             tier,
             marker,
             text,
         } = self.inspect(&place).await?;
-        let id = match decide(known, &marker, self.adopt, &text) {
+        let known = TierRecord::from(record.as_ref());
+        let mark = match decide(known, &marker, self.adopt, &text) {
             Decision::Refuse(error) => return Err(error),
-            Decision::Open(id) => id,
-            Decision::Note(id) => {
-                StoreRecord {
-                    id,
-                    tier: TierState::Claimed,
-                }
-                .write(&self.index)
-                .await?;
-                id
+            Decision::Open(mark) => mark,
+            Decision::Note(mark) => {
+                let record = StoreRecord::new(mark.store, TierState::Claimed);
+                record.write(&self.index).await?;
+                mark
             }
             Decision::Adopt => {
+                self.check_not_older(record.as_ref(), &marker, &text)?;
                 tracing::warn!(tier = text, ?marker, "adopting the blob tier");
-                return self.take_over(known, tier, place).await;
+                return self.take_over(record, tier, place).await;
             }
             Decision::IfPlausible => {
                 self.check_plausible(tier.as_ref(), &marker, &text).await?;
-                return self.take_over(known, tier, place).await;
+                return self.take_over(record, tier, place).await;
             }
         };
-        owned(tier, id, &text).await
+        owned(tier, mark, &text).await
     }
 
     /// Returns the tier at this place for reading, without writing or creating anything. A tier
@@ -155,16 +164,16 @@ impl TierClaim {
     ///
     /// # Errors
     /// As [`take`](Self::take), except the errors of writing.
-    pub async fn find(&self, place: TierPlace) -> Result<BlobTier> {
+    async fn find(&self, place: TierPlace) -> Result<BlobTier> {
         let TierView {
-            known,
+            record,
             tier,
             marker,
             text,
         } = self.inspect(&place).await?;
-        match decide(known, &marker, false, &text) {
+        match decide(TierRecord::from(record.as_ref()), &marker, false, &text) {
             Decision::Refuse(error) => Err(error),
-            Decision::Open(id) | Decision::Note(id) => owned(tier, id, &text).await,
+            Decision::Open(mark) | Decision::Note(mark) => owned(tier, mark, &text).await,
             Decision::IfPlausible | Decision::Adopt => {
                 self.check_plausible(tier.as_ref(), &marker, &text).await?;
                 match (tier, place) {
@@ -180,9 +189,7 @@ impl TierClaim {
 
     /// Reads the record and the marker.
     async fn inspect(&self, place: &TierPlace) -> Result<TierView> {
-        let known = StoreRecord::read(&*self.index)
-            .await?
-            .map_or(TierRecord::Nothing, TierRecord::Record);
+        let record = StoreRecord::read(&*self.index).await?;
         let (tier, text) = self.resolve(place).await?;
         let marker = match &tier {
             Some(tier) => {
@@ -198,7 +205,7 @@ impl TierClaim {
             None => Marker::Absent,
         };
         Ok(TierView {
-            known,
+            record,
             tier,
             marker,
             text,
@@ -242,48 +249,46 @@ impl TierClaim {
     /// Takes the tier in the three steps of the file head, each durable before the next.
     async fn take_over(
         &self,
-        known: TierRecord,
+        record: Option<StoreRecord>,
         tier: Option<BlobTier>,
         place: TierPlace,
     ) -> Result<BlobTier> {
         // Step 1: the record `Pending`. An existing record keeps its id.
-        let id = match known {
-            TierRecord::Record(record) => record.id,
-            TierRecord::Nothing => {
-                let id = self.env.store_id();
-                StoreRecord {
-                    id,
-                    tier: TierState::Pending,
-                }
-                .write(&self.index)
-                .await?;
-                id
+        let record = match record {
+            Some(record) => record,
+            None => {
+                let record = StoreRecord::new(self.env.store_id(), TierState::Pending);
+                record.write(&self.index).await?;
+                record
             }
         };
-        let tier = match (tier, place) {
-            (Some(tier), _) => tier,
-            (None, TierPlace::Operator(operator)) => self.tier(operator),
-            (None, TierPlace::Directory(path)) => {
-                let modes = self.options.modes;
-                self.tier(
-                    self.env
-                        .blocking_on_blobs(move || blobs::local_new(&path, modes))
-                        .await??,
-                )
-            }
-        };
+        let tier = self.created(tier, place).await?;
         // Step 2: the marker.
-        tier.write_marker(id).await?;
+        let mark = record.mark(record.current);
+        tier.write_marker(mark).await?;
         // Step 3: the record `Claimed`.
-        StoreRecord {
-            id,
+        let claimed = StoreRecord {
             tier: TierState::Claimed,
-        }
-        .write(&self.index)
-        .await?;
-        tier.belongs_to(id);
+            ..record
+        };
+        claimed.write(&self.index).await?;
+        tier.belongs_to(mark);
         tier.check_owner().await?;
         Ok(tier)
+    }
+
+    /// Returns the tier, after creating its directory if it is missing.
+    async fn created(&self, tier: Option<BlobTier>, place: TierPlace) -> Result<BlobTier> {
+        let operator = match (tier, place) {
+            (Some(tier), _) => return Ok(tier),
+            (None, TierPlace::Operator(operator)) => operator,
+            (None, TierPlace::Directory(path)) => {
+                let modes = self.options.modes;
+                let create = move || blobs::local_new(&path, modes);
+                self.env.blocking_on_blobs(create).await??
+            }
+        };
+        Ok(self.tier(operator))
     }
 
     /// Checks that a tier without a valid marker is plausible.
@@ -380,9 +385,9 @@ impl TierClaim {
 }
 
 /// Returns a tier that has the marker of this store, after checking its place.
-async fn owned(tier: Option<BlobTier>, id: StoreId, text: &str) -> Result<BlobTier> {
+async fn owned(tier: Option<BlobTier>, mark: TierMark, text: &str) -> Result<BlobTier> {
     let tier = tier.ok_or_else(|| refusal(ErrorKind::Unavailable, "is missing", text))?;
-    tier.belongs_to(id);
+    tier.belongs_to(mark);
     // The marker was read by path, so the path must still name the directory that is held open.
     tier.check_owner().await?;
     Ok(tier)
@@ -392,37 +397,40 @@ async fn owned(tier: Option<BlobTier>, id: StoreId, text: &str) -> Result<BlobTi
 fn decide(known: TierRecord, marker: &Marker, adopt: bool, place: &str) -> Decision {
     use TierState::{Claimed, Pending};
     let decision = match (known, marker) {
-        (TierRecord::Record(StoreRecord { id, tier }), Marker::Of(found)) if *found == id => {
-            match tier {
-                Claimed => Decision::Open(id),
-                Pending => Decision::Note(id),
-            }
+        (TierRecord::Tier(mark, state), Marker::Of(found)) if *found == mark => match state {
+            Claimed => Decision::Open(mark),
+            Pending => Decision::Note(mark),
+        },
+        (TierRecord::Tier(mark, _), Marker::Of(found)) if found.store == mark.store => {
+            let cause = format!(
+                "is another tier of this store than its current one: expected={mark} found={found}"
+            );
+            Decision::Refuse(refusal(ErrorKind::Invalid, &cause, place))
         }
-        (TierRecord::Record(StoreRecord { id, .. }), Marker::Of(found)) => {
-            let cause = format!("belongs to another store: expected={id} found={found}");
+        (TierRecord::Tier(mark, _), Marker::Of(found)) => {
+            let cause = format!("belongs to another store: expected={mark} found={found}");
             Decision::Refuse(refusal(ErrorKind::Invalid, &cause, place))
         }
         (TierRecord::Nothing, Marker::Of(found)) => {
             let cause = format!("belongs to another store: found={found}");
             Decision::Refuse(refusal(ErrorKind::Invalid, &cause, place))
         }
-        (TierRecord::Record(StoreRecord { id, tier: Pending }), Marker::Unreadable(bytes, _))
-            if marker::is_unfinished(bytes, id) =>
+        (TierRecord::Tier(mark, Pending), Marker::Unreadable(bytes, _))
+            if marker::is_unfinished(bytes, mark.store) =>
         {
             // A crash while this store wrote its marker.
             Decision::IfPlausible
         }
-        (TierRecord::Nothing | TierRecord::Record(_), Marker::Unreadable(_, error)) => {
+        (TierRecord::Nothing | TierRecord::Tier(..), Marker::Unreadable(_, error)) => {
             let refusal = refusal(error.kind(), "has an unreadable marker", place);
             Decision::Refuse(refusal.with_source(error.clone()))
         }
-        (
-            TierRecord::Nothing | TierRecord::Record(StoreRecord { tier: Pending, .. }),
-            Marker::Absent,
-        ) => Decision::IfPlausible,
-        (TierRecord::Record(StoreRecord { id, tier: Claimed }), Marker::Absent) => {
+        (TierRecord::Nothing | TierRecord::Tier(_, Pending), Marker::Absent) => {
+            Decision::IfPlausible
+        }
+        (TierRecord::Tier(mark, Claimed), Marker::Absent) => {
             let cause = format!(
-                "is missing or is another tier (is its disk mounted?): expected={id} found=none"
+                "is missing or is another tier (is its disk mounted?): expected={mark} found=none"
             );
             Decision::Refuse(refusal(ErrorKind::Unavailable, &cause, place))
         }
@@ -441,6 +449,10 @@ fn refusal(kind: ErrorKind, cause: &str, place: &str) -> Error {
         format!("the blob tier {cause} tier={place}; {WAY_OUT}"),
     )
 }
+
+mod several;
+
+pub use several::TierPlaces;
 
 #[cfg(test)]
 mod tests;

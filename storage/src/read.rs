@@ -48,7 +48,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::blobs::BlobTier;
+use crate::blobs::BlobTiers;
 use crate::decide::revision_key;
 use crate::env::Env;
 use crate::fallback::AttachedFallback;
@@ -78,7 +78,7 @@ pub struct Reads(Arc<Inner>);
 struct Inner {
     env: Env,
     index: Arc<dyn Index>,
-    blobs: BlobTier,
+    blobs: BlobTiers,
     pins: Pins,
     budget: ReadBudget,
     fetcher: Fetcher,
@@ -103,7 +103,7 @@ impl Reads {
     /// Creates a reader of these two tiers. `pins` must be the pins that the sweeper checks.
     pub fn new(
         index: Arc<dyn Index>,
-        blobs: BlobTier,
+        blobs: impl Into<BlobTiers>,
         pins: Pins,
         env: Env,
         limits: ReadLimits,
@@ -115,7 +115,7 @@ impl Reads {
     /// that the sweeper checks.
     pub fn over(
         index: Arc<dyn Index>,
-        blobs: BlobTier,
+        blobs: impl Into<BlobTiers>,
         pins: Pins,
         env: Env,
         limits: ReadLimits,
@@ -127,7 +127,7 @@ impl Reads {
         Self(Arc::new(Inner {
             env,
             index,
-            blobs,
+            blobs: blobs.into(),
             pins,
             budget,
             fetcher,
@@ -322,7 +322,8 @@ impl Reads {
         // A write that replaces the row removes the checksums in the same batch. So both are read
         // from a single snapshot, and all checksums now rather than with the bytes.
         let snapshot = self.index().snapshot()?;
-        if !names_operation(&*snapshot, id, seen).await? {
+        let first = pieces.first().map(|piece| piece.extent.revision);
+        if !is_unchanged_in(&*snapshot, id, seen, first).await? {
             return Ok(None);
         }
         let key = |piece: &ExtentPiece| Bytes::copy_from_slice(piece.extent.revision.as_bytes());
@@ -334,11 +335,8 @@ impl Reads {
             let revision = piece.extent.revision;
             let Some(value) = value else {
                 // Only checksums that the newest row still needs are damage.
-                if self
-                    .any_row(id)
-                    .await?
-                    .is_none_or(|row| row.operation != seen)
-                {
+                let newest = self.any_row(id).await?;
+                if !newest.is_some_and(|row| is_unchanged(&row, seen, Some(revision))) {
                     return Ok(None);
                 }
                 return Err(corrupt(format!(
@@ -376,11 +374,8 @@ impl Reads {
         seen: OperationId,
         revision: RevisionId,
     ) -> Result<()> {
-        if self
-            .row(&head.id)
-            .await?
-            .is_none_or(|row| row.operation != seen)
-        {
+        let newest = self.row(&head.id).await?;
+        if !newest.is_some_and(|row| is_unchanged(&row, seen, Some(revision))) {
             return Ok(());
         }
         self.0.counters.missing(&head.id);
@@ -393,7 +388,7 @@ impl Reads {
         };
         let error = corrupt(message).with_reason(Reason::MissingBlob { current });
         // If the whole tier is missing or foreign, that is the cause of the missing blob.
-        Err(match self.0.blobs.find_owner().await {
+        Err(match self.0.blobs.of(revision).find_owner().await {
             Ok(()) => error,
             Err(cause) => error.with_source(cause),
         })
@@ -409,20 +404,23 @@ impl fmt::Debug for Reads {
     }
 }
 
-/// Returns whether the row in the snapshot was committed by this operation. Operation ids are
-/// unique per commit.
-async fn names_operation(
+/// Returns whether the row in the snapshot is the row that was read.
+async fn is_unchanged_in(
     snapshot: &dyn Snapshot,
     id: &ObjectId,
     operation: OperationId,
+    revision: Option<RevisionId>,
 ) -> Result<bool> {
-    let row = snapshot
-        .get(Table::Rows, id.encoded())
-        .await?
-        .as_ref()
-        .map(Row::decode)
-        .transpose()?;
-    Ok(row.is_some_and(|row| row.operation == operation))
+    let row = snapshot.get(Table::Rows, id.encoded()).await?;
+    let row = row.as_ref().map(Row::decode).transpose()?;
+    Ok(row.is_some_and(|row| is_unchanged(&row, operation, revision)))
+}
+
+/// Returns whether a row is the row that was read: it has the operation, and names the revision.
+/// Operation ids are unique per commit, but a relocated row keeps its operation. All revisions of a
+/// relocated row are new, so that one is enough.
+fn is_unchanged(row: &Row, operation: OperationId, revision: Option<RevisionId>) -> bool {
+    row.operation == operation && revision.is_none_or(|revision| row.names(revision))
 }
 
 fn corrupt(message: impl Into<String>) -> Error {

@@ -53,8 +53,11 @@ pub use report::{ScrubCounts, ScrubProgress, ScrubReport};
 use self::bytes::ScrubPace;
 use blobs::TierWalk;
 use payloads::Strays;
+pub(crate) use payloads::visit_rows;
 use report::{Listener, ScrubTally};
+pub(crate) use second::visit;
 use sessions::Sessions;
+pub(crate) use sessions::visit_parts;
 
 /// Extent to which a scrub verifies payload bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

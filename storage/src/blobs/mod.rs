@@ -1,6 +1,6 @@
 //! The blob tier (long-term tier): immutable blobs in any OpenDAL service, one per revision.
 //!
-//! Reading order: [`BlobTier`] in this file, [`path`] (names of blobs), [`trailer`] (the object id
+//! Reading order: [`BlobTier`] in this file, [`BlobTiers`] (all tiers of a store), [`path`] (names of blobs), [`trailer`] (the object id
 //! behind the bytes of a blob), [`BlobWriter`] and [`BlobReader`], [`directories`] (durable
 //! directory entries on `fs`), `failure` (conversion of OpenDAL's errors). No other module calls
 //! OpenDAL.
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::env::Env;
 use crate::modes::Modes;
-use crate::types::{BLOCK_BYTES, Error, ErrorKind, Result, RevisionId, RevisionKey, StoreId};
+use crate::types::{BLOCK_BYTES, Error, ErrorKind, Result, RevisionId, RevisionKey, TierMark};
 
 mod assembly;
 pub mod directories;
@@ -31,6 +31,7 @@ mod owner;
 pub mod path;
 mod reader;
 mod room;
+mod tiers;
 pub mod trailer;
 mod writer;
 
@@ -45,6 +46,7 @@ use path::PATH_BYTES_MAX;
 pub use reader::BlobReader;
 pub use room::Room;
 use room::{RoomClaim, SharedRoom};
+pub use tiers::BlobTiers;
 pub use writer::{BlobWriter, FinishedBlob};
 
 /// Number of blocks that one write to the `fs` service contains.
@@ -110,8 +112,8 @@ struct Inner {
     options: BlobOptions,
     /// Directories of the root; `None` unless the service is `fs`.
     directories: Option<Directories>,
-    /// Store to which the tier belongs; empty until the ownership check has passed.
-    owner: OnceLock<StoreId>,
+    /// Mark of the tier; empty until the ownership check has passed.
+    owner: OnceLock<TierMark>,
     /// Error of the last ownership check; `None` if the check passed.
     trouble: Mutex<Option<Error>>,
     /// Free-space check; set only if the blobs share a disk with the index.

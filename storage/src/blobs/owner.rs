@@ -20,7 +20,7 @@ use futures::TryStreamExt;
 use super::failure::{self, Cause};
 use super::marker::{self, MARKER_PATH};
 use super::{BlobTier, FoundBlob, found};
-use crate::types::{Error, ErrorKind, Reason, Result, StoreId};
+use crate::types::{Error, ErrorKind, Reason, Result, TierMark};
 
 /// Most entries of a blob tier that are listed to find the store to which it belongs.
 const SAMPLE: usize = 1000;
@@ -32,8 +32,8 @@ const OF_FILE_SYSTEM: &str = "lost+found/";
 pub enum Marker {
     /// No object exists there.
     Absent,
-    /// An intact marker, of this store.
-    Of(StoreId),
+    /// An intact marker with this mark.
+    Of(TierMark),
     /// Bytes that are not a valid marker, and the decoding error.
     Unreadable(Vec<u8>, Error),
 }
@@ -66,15 +66,15 @@ impl BlobTier {
         }
     }
 
-    /// Writes the marker of this store durably, replacing an existing object. Then reads it back:
+    /// Writes the marker durably, replacing an existing object. Then reads it back:
     /// of two new stores that write to a tier at the same time, only one may own it.
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the blob tier fails or the marker of another store is read
     /// back. The marker of this store may or may not be written then.
-    pub async fn write_marker(&self, id: StoreId) -> Result<()> {
+    pub async fn write_marker(&self, mark: TierMark) -> Result<()> {
         let operator = self.operator().clone();
-        let bytes = marker::encode(id);
+        let bytes = marker::encode(mark);
         let length = bytes.len() as u64;
         let write = async move { operator.write(MARKER_PATH, bytes).await };
         // On fs, OpenDAL syncs the file on the thread that polls this future, which would block a
@@ -88,9 +88,18 @@ impl BlobTier {
         written.map_err(|error| failure::failed("open", error))?;
         self.make_durable(MARKER_PATH, length).await?;
         match self.read_marker().await? {
-            Marker::Of(found) if found == id => Ok(()),
-            found => Err(not_ours(id, &found, &self.place())),
+            Marker::Of(found) if found == mark => Ok(()),
+            found => Err(not_ours(mark, &found, &self.place())),
         }
+    }
+
+    /// Deletes the marker of a tier that the store has released.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if the blob tier fails.
+    pub async fn delete_marker(&self) -> Result<()> {
+        let deleted = self.operator().delete(MARKER_PATH).await;
+        deleted.map_err(|error| failure::failed("migrate", error))
     }
 
     /// Lists a sample of the files in the tier.
@@ -132,9 +141,9 @@ impl BlobTier {
     }
 
     /// Records that the tier belongs to this store. Ownership checks have an effect from then on.
-    pub(crate) fn belongs_to(&self, id: StoreId) {
-        // Ignoring a second id is correct: a tier handle belongs to a single opening.
-        let _ = self.0.owner.set(id);
+    pub(crate) fn belongs_to(&self, mark: TierMark) {
+        // Ignoring a second mark is correct: a tier handle belongs to a single opening.
+        let _ = self.0.owner.set(mark);
     }
 
     /// Checks that the tier exists and belongs to this store. Callers check this before they accept
@@ -159,13 +168,13 @@ impl BlobTier {
 
     /// Checks the owner as [`check_owner`](Self::check_owner) does, without recording the result.
     pub(crate) async fn find_owner(&self) -> Result<()> {
-        let Some(&id) = self.0.owner.get() else {
+        let Some(&mark) = self.0.owner.get() else {
             return Ok(());
         };
         self.place_is_ours().await?;
         match self.read_marker().await? {
-            Marker::Of(found) if found == id => Ok(()),
-            found => Err(not_ours(id, &found, &self.place())),
+            Marker::Of(found) if found == mark => Ok(()),
+            found => Err(not_ours(mark, &found, &self.place())),
         }
     }
 
@@ -256,7 +265,7 @@ impl BlobTier {
 }
 
 /// Returns the error for a tier whose marker is not the marker of this store.
-pub(crate) fn not_ours(expected: StoreId, found: &Marker, place: &str) -> Error {
+pub(crate) fn not_ours(expected: TierMark, found: &Marker, place: &str) -> Error {
     let found = match found {
         Marker::Absent => "none".to_owned(),
         Marker::Of(other) => other.to_string(),

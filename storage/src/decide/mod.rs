@@ -22,6 +22,7 @@
 //! (one batch holds everything that a decision changes), I6, and the idempotence of swaps.
 
 mod fence;
+mod mutation;
 mod parts;
 mod plan;
 mod precondition;
@@ -36,6 +37,7 @@ mod upload_repair;
 mod upload_step;
 
 pub use fence::{fence, fence_orphans, not_fenced, record, revision_key};
+pub use mutation::Mutation;
 pub use parts::{PartRules, Selection};
 pub use plan::{DecisionEvent, Effect, Plan, ReadEntry, ReadSet, ReadValue, conflict};
 pub use precondition::UnmetState;
@@ -45,7 +47,7 @@ pub(crate) use repair::is_as_written;
 pub use repair::{Lost, Repair, SeenObject, SeenRow, remove_row, unreached};
 pub use results::{Deleted, SwapReply};
 pub use row_state::{ExpectedRow, FallbackAnswer, RowState};
-pub use swap::{Mutation, Swap, SwapView};
+pub use swap::{Swap, SwapView};
 pub use upload_repair::{SeenEntry, SeenUpload, UploadRepair};
 pub use upload_step::{UploadMutation, UploadStep, UploadView};
 

@@ -13,8 +13,8 @@
 //! (docs/adr/0029).
 
 use crate::fallback::FallbackTimes;
-use crate::records::{LastVersion, Row, RowBody, is_live};
-use crate::types::{RevisionId, Timestamp, Version};
+use crate::records::{LastVersion, PayloadId, Row, RowBody, is_live};
+use crate::types::{Timestamp, Version};
 
 /// Answer of the fallback that a request carries to the decision about its object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl RowState {
         let live = self.live(now);
         match live.map(|row| (&row.body, row.metadata.expires_at)) {
             Some((RowBody::Tombstone(manifest), expires_at)) => ExpectedRow::Tombstone {
-                first: manifest.revisions().next(),
+                payload: manifest.payload_id(),
                 expires_at,
             },
             Some((RowBody::Embedded(_) | RowBody::Separate(_), _)) | None => {
@@ -150,8 +150,8 @@ pub enum ExpectedRow {
     NoTombstone,
     /// A tombstone.
     Tombstone {
-        /// First revision of the tombstone.
-        first: Option<RevisionId>,
+        /// Payload of the tombstone.
+        payload: Option<PayloadId>,
         /// Deadline of the tombstone when the upload began.
         expires_at: Option<Timestamp>,
     },
@@ -160,10 +160,11 @@ pub enum ExpectedRow {
 impl ExpectedRow {
     /// Returns whether the object is in the expected state. Expiry in the meantime does not count
     /// as a conflicting write, and neither does the move of an object from the fallback: the object
-    /// that it brings is older than every write to the store.
+    /// that it brings is older than every write to the store. A relocated payload is the
+    /// same payload.
     pub(super) fn is_met(self, state: &RowState, now: Timestamp) -> bool {
         let live = match state.live(now).map(|row| &row.body) {
-            Some(RowBody::Tombstone(manifest)) => Some(manifest.revisions().next()),
+            Some(RowBody::Tombstone(manifest)) => Some(manifest.payload_id()),
             Some(RowBody::Embedded(_) | RowBody::Separate(_)) | None => None,
         };
         match self {
@@ -172,7 +173,7 @@ impl ExpectedRow {
                 live.is_none() || state.live(now).is_some_and(is_moved)
             }
             Self::Tombstone {
-                first: seen,
+                payload: seen,
                 expires_at,
             } => {
                 let has_expired =

@@ -26,80 +26,16 @@
 //! An expired row counts as no row, but its revisions become orphans with it. Guards I3: the batch
 //! of the plan holds everything that the swap changes.
 
-use bytes::Bytes;
-
 use super::plan::fenced;
 use super::results::SwapReply;
 use super::transition::{self, Transition};
-use super::{DecisionEvent, Effect, ExpectedRow, Plan, Precondition, RowState, repair};
+use super::{DecisionEvent, Effect, Mutation, Plan, Precondition, RowState, repair};
 use crate::index::{Batch, Table};
 use crate::records::{
-    Amendment, Attributes, BlockChecksums, EMBEDDED_BYTES_MAX, Extension, LastVersion, LateWrite,
-    Manifest, Metadata, Row, RowBody,
+    Amendment, Attributes, EMBEDDED_BYTES_MAX, Extension, LastVersion, LateWrite, Manifest,
+    Metadata, Row, RowBody,
 };
-use crate::types::{Checksum, ObjectId, OperationId, Result, RevisionKey, Timestamp};
-
-/// Change that a swap makes to the row.
-#[derive(Clone, Debug)]
-pub enum Mutation {
-    /// Stores an inline row.
-    Inline {
-        /// Payload.
-        payload: Bytes,
-        /// Attributes that the caller gave.
-        attributes: Attributes,
-    },
-    /// Stores a tombstone that names finished, durable revisions (I2). The operation of the swap is
-    /// the id of its change.
-    Tombstone {
-        /// The revisions.
-        manifest: Manifest,
-        /// Checksum of the whole payload.
-        checksum: Option<Checksum>,
-        /// Block checksums of the revisions, in the same order.
-        blocks: Vec<BlockChecksums>,
-        /// Attributes that the caller gave.
-        attributes: Attributes,
-        /// Row that the upload expects to replace.
-        expected: ExpectedRow,
-    },
-    /// Removes the row.
-    Delete,
-    /// Changes attributes of the row.
-    Amend(Amendment),
-    /// Changes the deadline of the row.
-    Extend(Extension),
-    /// Extends the deadline of a row that was read; version and etag stay.
-    Touch {
-        /// Operation in the row that was read.
-        seen: OperationId,
-    },
-    /// Removes the row if it has expired.
-    Expire,
-}
-
-impl Mutation {
-    /// Name of the operation in errors.
-    fn operation(&self) -> &'static str {
-        match self {
-            Self::Inline { .. } | Self::Tombstone { .. } | Self::Touch { .. } => "put",
-            Self::Delete | Self::Expire => "delete",
-            Self::Amend(_) => "amend",
-            Self::Extend(_) => "extend_expiry",
-        }
-    }
-
-    fn removes(&self) -> bool {
-        match self {
-            Self::Delete | Self::Expire => true,
-            Self::Inline { .. }
-            | Self::Tombstone { .. }
-            | Self::Amend(_)
-            | Self::Extend(_)
-            | Self::Touch { .. } => false,
-        }
-    }
-}
+use crate::types::{Checksum, ObjectId, OperationId, Result, RevisionId, RevisionKey, Timestamp};
 
 /// One compare-and-swap on one row.
 #[derive(Clone, Debug)]
@@ -130,41 +66,17 @@ impl Swap {
     /// Returns whether the swap may replace a row that can't be read: it depends on nothing in the
     /// row, and its caller means to lose the content of the row.
     pub fn replaces_unread(&self) -> bool {
-        match self.mutation {
-            Mutation::Inline { .. } | Mutation::Tombstone { .. } | Mutation::Delete => {
-                self.precondition == Precondition::None
-            }
-            Mutation::Amend(_)
-            | Mutation::Extend(_)
-            | Mutation::Touch { .. }
-            | Mutation::Expire => false,
-        }
+        self.mutation.replaces() && self.precondition == Precondition::None
     }
 
     /// Returns the change that the swap settles, if it has one.
     pub fn change(&self) -> Option<OperationId> {
-        match self.mutation {
-            Mutation::Tombstone { .. } => Some(self.operation),
-            Mutation::Inline { .. }
-            | Mutation::Delete
-            | Mutation::Amend(_)
-            | Mutation::Extend(_)
-            | Mutation::Touch { .. }
-            | Mutation::Expire => None,
-        }
+        self.mutation.has_change().then_some(self.operation)
     }
 
     /// Bytes of the payload that the swap stores in the index.
     pub fn stored_bytes(&self) -> u64 {
-        match &self.mutation {
-            Mutation::Inline { payload, .. } => payload.len() as u64,
-            Mutation::Tombstone { .. }
-            | Mutation::Delete
-            | Mutation::Amend(_)
-            | Mutation::Extend(_)
-            | Mutation::Touch { .. }
-            | Mutation::Expire => 0,
-        }
+        self.mutation.stored_bytes()
     }
 
     /// Decides.
@@ -200,10 +112,7 @@ impl Swap {
         now: Timestamp,
     ) -> Plan<SwapReply> {
         let operation = self.mutation.operation();
-        if row_state
-            .row()
-            .is_some_and(|row| row.operation == self.operation)
-        {
+        if row_state.row().is_some_and(|row| self.is_done_in(row)) {
             return Plan::new(Batch::new(), Ok(self.unchanged(row_state)), Effect::Commits);
         }
         if self.change().is_some() && !change_is_live {
@@ -223,6 +132,11 @@ impl Swap {
             return self.lost(superseded, now);
         }
         match self.next(row_state, now) {
+            Ok(Next::Other) => {
+                let superseded =
+                    Plan::new(Batch::new(), Ok(SwapReply::SUPERSEDED), Effect::Commits);
+                self.lost(superseded, now)
+            }
             Ok(Next::Row(row)) => self.commit(row_state, RowState::Present(row), now),
             Ok(Next::NoRow) => {
                 let last = LastVersion::at(row_state.version(), now);
@@ -231,6 +145,15 @@ impl Swap {
             Ok(Next::Unchanged) => Plan::nothing(Ok(self.unchanged(row_state))),
             Ok(Next::Absent) => Plan::nothing(Ok(SwapReply::without_row(false))),
             Err(error) => Plan::known(Err(error)),
+        }
+    }
+
+    /// Returns whether this row is the result of this swap, which was delivered before.
+    fn is_done_in(&self, row: &Row) -> bool {
+        match &self.mutation {
+            // The row keeps the operation of its write.
+            Mutation::Relocate { manifest, .. } => manifest.revisions().eq(row.revisions()),
+            _ => row.operation == self.operation,
         }
     }
 
@@ -330,6 +253,9 @@ impl Swap {
                 None => Next::Absent,
             },
             Mutation::Touch { seen } => touched(live.filter(|row| row.operation == *seen), now),
+            Mutation::Relocate {
+                manifest, copied, ..
+            } => relocated(live, manifest, copied),
             Mutation::Expire if row_state.row().is_some() && live.is_none() => Next::NoRow,
             Mutation::Expire => Next::Unchanged,
         })
@@ -377,42 +303,31 @@ impl Swap {
     /// Returns the revisions that the swap would commit.
     fn own_revisions(&self) -> Vec<RevisionKey> {
         match &self.mutation {
-            Mutation::Tombstone { manifest, .. } => manifest.keys(&self.id).collect(),
-            Mutation::Inline { .. }
-            | Mutation::Delete
-            | Mutation::Amend(_)
-            | Mutation::Extend(_)
-            | Mutation::Touch { .. }
-            | Mutation::Expire => Vec::new(),
+            Mutation::Tombstone { manifest, .. } | Mutation::Relocate { manifest, .. } => {
+                manifest.keys(&self.id).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
     fn put_payload(&self, batch: &mut Batch) {
         match &self.mutation {
             Mutation::Inline { payload, .. } if payload.len() > EMBEDDED_BYTES_MAX => {
-                batch.put(
-                    Table::Payloads,
-                    self.operation.as_bytes().to_vec(),
-                    payload.clone(),
-                );
+                let key = self.operation.as_bytes().to_vec();
+                batch.put(Table::Payloads, key, payload.clone());
             }
             Mutation::Tombstone {
                 manifest, blocks, ..
+            }
+            | Mutation::Relocate {
+                manifest, blocks, ..
             } => {
                 for (revision, blocks) in manifest.revisions().zip(blocks) {
-                    batch.put(
-                        Table::Payloads,
-                        revision.as_bytes().to_vec(),
-                        blocks.encode(),
-                    );
+                    let key = revision.as_bytes().to_vec();
+                    batch.put(Table::Payloads, key, blocks.encode());
                 }
             }
-            Mutation::Inline { .. }
-            | Mutation::Delete
-            | Mutation::Amend(_)
-            | Mutation::Extend(_)
-            | Mutation::Touch { .. }
-            | Mutation::Expire => {}
+            _ => {}
         }
     }
 }
@@ -423,6 +338,8 @@ enum Next {
     NoRow,
     Unchanged,
     Absent,
+    /// Another payload than the one that the swap is about.
+    Other,
 }
 
 /// New content of an object.
@@ -475,4 +392,18 @@ fn touched(read: Option<&Row>, now: Timestamp) -> Next {
         }))
     });
     extended.map_or(Next::Unchanged, Next::Row)
+}
+
+/// Returns the row with the copies of its payload, if the payload is still the one that was copied.
+fn relocated(live: Option<&Row>, copies: &Manifest, copied: &[RevisionId]) -> Next {
+    let Some(row) = live.filter(|row| row.revisions() == copied) else {
+        return Next::Other;
+    };
+    let RowBody::Tombstone(before) = &row.body else {
+        return Next::Other;
+    };
+    Next::Row(Box::new(Row {
+        body: RowBody::Tombstone(copies.clone().holding(before.payload_id())),
+        ..row.clone()
+    }))
 }

@@ -21,6 +21,7 @@ mod conditional;
 mod expiring;
 mod in_fallback;
 mod pruning;
+mod relocating;
 mod renaming;
 mod summary;
 mod upload_history;
@@ -75,6 +76,13 @@ fn tombstone(operation: u128, expected: ExpectedRow) -> Swap {
         operation: op(operation),
         precondition: Precondition::None,
         mutation,
+    }
+}
+
+fn doing(operation: u128, mutation: Mutation) -> Swap {
+    Swap {
+        mutation,
+        ..delete(operation)
     }
 }
 
@@ -245,7 +253,7 @@ fn a_fence_spares_what_the_row_names() {
 /// One step of a random history: which kind of write, and whether its upload saw the newest state
 /// or the one before.
 fn step() -> impl Strategy<Value = (u8, bool, bool)> {
-    (0u8..4, any::<bool>(), prop::bool::weighted(0.8))
+    (0u8..5, any::<bool>(), prop::bool::weighted(0.8))
 }
 
 proptest! {
@@ -264,17 +272,17 @@ proptest! {
                 0 => inline(operation, 1),
                 1 => inline(operation, 5000),
                 2 => tombstone(operation, saw.expectation(at(moment))),
+                3 => relocating::of(operation, saw),
                 _ => delete(operation),
             };
             let decision = decision(&swap, &row_state, live, at(moment));
-            if let Mutation::Tombstone { manifest, .. } = &swap.mutation {
-                written.extend(manifest.revisions());
-            }
+            written.extend(swap_revisions(&swap));
+            let is_relocation = matches!(swap.mutation, Mutation::Relocate { .. });
             before = row_state.clone();
             match decision {
                 Decision::Commit { next, orphans, .. } => {
                     orphaned.extend(orphans.iter().map(|key| key.revision));
-                    prop_assert!(next.version() > row_state.version() || next.row().is_none());
+                    prop_assert!(next.version() > row_state.version() || next.row().is_none() || is_relocation);
                     prop_assert!(next.version() >= row_state.version());
                     row_state = next;
                 }
@@ -294,7 +302,9 @@ proptest! {
 
 fn swap_revisions(swap: &Swap) -> Vec<RevisionId> {
     match &swap.mutation {
-        Mutation::Tombstone { manifest, .. } => manifest.revisions().collect(),
+        Mutation::Tombstone { manifest, .. } | Mutation::Relocate { manifest, .. } => {
+            manifest.revisions().collect()
+        }
         _ => Vec::new(),
     }
 }

@@ -11,6 +11,9 @@ use crate::index::Batch;
 use crate::read::ReadLimits;
 use crate::read::fixture::{MemoryIndex, Store};
 use crate::records::begin_epoch;
+use crate::types::StoreId;
+
+mod several;
 
 /// An index and a tier that tests replace independently.
 struct Scene {
@@ -120,7 +123,9 @@ async fn new_store_marks_its_tier_and_reopens_it() {
     let tier = scene.open().await.unwrap();
     let record = scene.record().await.unwrap();
     assert_eq!(record.tier, TierState::Claimed);
-    assert!(matches!(tier.read_marker().await.unwrap(), Marker::Of(found) if found == record.id));
+    assert!(
+        matches!(tier.read_marker().await.unwrap(), Marker::Of(found) if found == record.id.into())
+    );
     assert_eq!(scene.files().await, [MARKER_PATH]);
     scene.open().await.unwrap();
     assert_eq!(
@@ -151,10 +156,7 @@ async fn interrupted_creation_is_finished() {
     for left in [None].into_iter().chain(leftovers.map(Some)) {
         let scene = Scene::new();
         scene
-            .set_record(Some(StoreRecord {
-                id: store,
-                tier: TierState::Pending,
-            }))
+            .set_record(Some(StoreRecord::new(store, TierState::Pending)))
             .await;
         if let Some(left) = left {
             scene.write(MARKER_PATH, left).await;
@@ -170,10 +172,7 @@ async fn interrupted_creation_is_finished() {
         scene.open().await.unwrap();
         assert_eq!(
             scene.record().await,
-            Some(StoreRecord {
-                id: store,
-                tier: TierState::Claimed
-            })
+            Some(StoreRecord::new(store, TierState::Claimed))
         );
         scene.open().await.unwrap();
     }
@@ -201,10 +200,7 @@ async fn reader_creates_no_directory_for_a_tier() {
     );
     assert_eq!(scene.record().await, None);
     scene
-        .set_record(Some(StoreRecord {
-            id: id(7),
-            tier: TierState::Claimed,
-        }))
+        .set_record(Some(StoreRecord::new(id(7), TierState::Claimed)))
         .await;
     assert_eq!(find().await.err().unwrap().kind(), ErrorKind::Unavailable);
     assert!(!absent.exists());
@@ -225,7 +221,7 @@ async fn tier_of_another_store_is_refused() {
     for record in [None, Some(TierState::Pending), Some(TierState::Claimed)] {
         let scene = Scene::new();
         scene
-            .set_record(record.map(|tier| StoreRecord { id: id(1), tier }))
+            .set_record(record.map(|tier| StoreRecord::new(id(1), tier)))
             .await;
         scene.write(MARKER_PATH, encode(id(2))).await;
         scene
@@ -259,13 +255,7 @@ async fn damaged_marker_is_refused() {
 
 #[tokio::test]
 async fn new_index_is_not_opened_over_unknown_blobs() {
-    for record in [
-        None,
-        Some(StoreRecord {
-            id: id(1),
-            tier: TierState::Pending,
-        }),
-    ] {
+    for record in [None, Some(StoreRecord::new(id(1), TierState::Pending))] {
         let scene = Scene::new();
         scene.set_record(record).await;
         scene
@@ -451,13 +441,13 @@ async fn blob_deleted_outside_the_tier_is_not_deleted() {
 #[test]
 fn adopting_replaces_every_refusal() {
     let unreadable = || Marker::Unreadable(vec![1], Error::new(ErrorKind::Corrupt, "open", "x"));
-    let records = [TierState::Pending, TierState::Claimed]
-        .map(|tier| TierRecord::Record(StoreRecord { id: id(1), tier }));
+    let records =
+        [TierState::Pending, TierState::Claimed].map(|tier| TierRecord::Tier(id(1).into(), tier));
     for known in records.into_iter().chain([TierRecord::Nothing]) {
         for marker in [
             Marker::Absent,
-            Marker::Of(id(1)),
-            Marker::Of(id(2)),
+            Marker::Of(id(1).into()),
+            Marker::Of(id(2).into()),
             unreadable(),
         ] {
             let plain = decide(known, &marker, false, "here");

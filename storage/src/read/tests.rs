@@ -226,6 +226,37 @@ async fn write_between_two_index_reads_is_seen_wholly_or_not() {
     );
 }
 
+/// A relocated row keeps its operation, and names other revisions.
+#[tokio::test]
+async fn relocation_between_two_index_reads_is_not_seen() {
+    let store = Store::new(ReadLimits::default());
+    let object = id("a");
+    let whole = payload(2 * BLOCK_BYTES, 1);
+    for moment in 0..4 {
+        let halves = [whole.slice(..BLOCK_BYTES), whole.slice(BLOCK_BYTES..)];
+        let copied = store.put_parts(&object, &halves).await;
+        let copies = store.parts(&object, std::slice::from_ref(&whole)).await;
+        let Mutation::Tombstone {
+            manifest, blocks, ..
+        } = copies
+        else {
+            unreachable!("the parts are in the blob tier")
+        };
+        let relocation = Mutation::Relocate {
+            manifest,
+            blocks,
+            copied,
+        };
+        let mut batch = Some(store.batch(&object, relocation));
+        store
+            .index
+            .intrude(move |nth| if nth == moment { batch.take() } else { None });
+        let found = read(&store, "a", ..).await.unwrap().unwrap();
+        store.index.intrude(|_| None);
+        assert!(found == whole, "moment={moment}");
+    }
+}
+
 /// I8: the sweeper checks the pins after the row is replaced. So either the sweeper finds the pin,
 /// or the reader finds the new row.
 #[tokio::test]

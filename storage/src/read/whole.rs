@@ -8,14 +8,14 @@ use std::sync::Arc;
 use super::Reads;
 use super::fetch::{BlobSource, Units};
 use super::plan::ExtentPiece;
-use crate::blobs::BlobTier;
+use crate::blobs::BlobTiers;
 use crate::env::Env;
 use crate::read::pins::Pin;
 use crate::records::Extent;
 use crate::types::{Checksum, ObjectId, RevisionId, RevisionKey};
 
 impl Reads {
-    pub(crate) fn blobs(&self) -> &BlobTier {
+    pub(crate) fn blobs(&self) -> &BlobTiers {
         &self.0.blobs
     }
 

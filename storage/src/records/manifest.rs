@@ -5,6 +5,9 @@
 //! postcard: extents (revision, bytes, checksum each; about 32 bytes), written_as
 //! ```
 //!
+//! The revisions of a payload change when it is relocated to another blob tier (docs/adr/0030). Its
+//! [`PayloadId`] stays: the first revision that ever held it. Rows of relocated payloads store it.
+//!
 //! Guards I2 by its type: an [`Extent`] is only made from the length and checksum of a finished
 //! blob.
 
@@ -41,7 +44,13 @@ pub struct Manifest {
     /// End of each extent in the payload, for binary search. Kept in memory only.
     ends: Vec<u64>,
     written_as: Option<ObjectId>,
+    /// Identity of a relocated payload; `None` if its revisions are those of its write.
+    relocated: Option<PayloadId>,
 }
+
+/// Identity of a payload in the blob tier: the first revision of its write. It stays when the
+/// payload is relocated to other revisions.
+pub type PayloadId = RevisionId;
 
 /// Stored form of a manifest.
 #[derive(Serialize, Deserialize)]
@@ -70,6 +79,7 @@ impl From<Manifest> for Stored {
             extents,
             ends: _,
             written_as,
+            relocated: _,
         }: Manifest,
     ) -> Self {
         Self {
@@ -98,6 +108,7 @@ impl Manifest {
             extents,
             ends,
             written_as: None,
+            relocated: None,
         }
     }
 
@@ -110,6 +121,25 @@ impl Manifest {
     /// the row. They differ after a rename (docs/adr/0008).
     pub fn written_as(&self) -> Option<&ObjectId> {
         self.written_as.as_ref()
+    }
+
+    /// Returns the identity of the payload, or `None` if the manifest names no revision.
+    pub fn payload_id(&self) -> Option<PayloadId> {
+        self.relocated.or_else(|| self.revisions().next())
+    }
+
+    /// Returns the identity of a relocated payload.
+    pub(super) fn relocated(&self) -> Option<PayloadId> {
+        self.relocated
+    }
+
+    /// Returns this manifest, as that of the payload with this identity.
+    #[must_use]
+    pub fn holding(self, payload: Option<PayloadId>) -> Self {
+        Self {
+            relocated: payload.filter(|_| payload != self.revisions().next()),
+            ..self
+        }
     }
 
     /// Returns the size of the payload in bytes, or `None` if the sum overflows.

@@ -30,7 +30,7 @@ pub use expiry::{
 };
 pub use fallback::{FALLBACK_KEY, FallbackRecord, FallbackState, MigrationProgress};
 pub use last_version::{LastVersion, last_version_key, last_version_object, last_versions_prefix};
-pub use manifest::{Extent, Manifest};
+pub use manifest::{Extent, Manifest, PayloadId};
 pub(crate) use meta::epoch_entry;
 pub use meta::{begin_epoch, last_epoch};
 pub use metadata::{ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Metadata};
@@ -38,7 +38,7 @@ pub use orphan::{LateWrite, Orphan, OrphanDue};
 pub use part::{Filed, Part, all_parts_prefix, is_part_key, part_key, parts_prefix, read_part_key};
 pub use payload::BlockChecksums;
 pub use row::{EMBEDDED_BYTES_MAX, Row, RowBody};
-pub use store::{STORE_KEY, StoreRecord, TierState};
+pub use store::{NumberedTier, STORE_KEY, StoreRecord, TierState};
 pub use upload_record::{
     PartsDigest, UploadPhase, UploadRecord, all_sessions_prefix, decode_upload_record_key,
     session_prefix, upload_record_key,

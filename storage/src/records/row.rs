@@ -7,8 +7,13 @@
 //! | 1 byte    |   body kind 0 = embedded, 1 = separate, 2 = tombstone  | (kind 0 only)    |
 //! |           |   followed by the id of the operation that wrote the   |                  |
 //! |           |   payload (kind 1), or by the manifest (kind 2)        |                  |
+//! | version=3 | the same; body kind 3 = relocated: the manifest of a   |                  |
+//! |           |   tombstone, followed by the identity of its payload   |                  |
 //! +-----------+--------------------------------------------------------+------------------+
 //! ```
+//!
+//! Only rows whose payload was relocated to another blob tier have version 3, so that earlier builds
+//! read all other rows.
 //!
 //! Rows of older formats are read (`row/older.rs`) and never written.
 //!
@@ -20,7 +25,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, PayloadId};
 use super::metadata::Metadata;
 use crate::types::{
     Etag, ObjectId, ObjectVersion, OperationId, Result, RevisionId, RevisionKey, Timestamp, Version,
@@ -33,6 +38,8 @@ mod older;
 pub const EMBEDDED_BYTES_MAX: usize = 4 * 1024;
 
 const FORMAT: u8 = 2;
+/// Format of the rows of relocated payloads.
+const RELOCATED: u8 = 3;
 
 /// Index entry of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,10 +124,17 @@ impl Row {
 
     /// Encodes the row for storage.
     pub fn encode(&self) -> Bytes {
-        let (body, tail) = match &self.body {
-            RowBody::Embedded(payload) => (StoredBody::Embedded, Some(payload)),
-            RowBody::Separate(operation) => (StoredBody::Separate(*operation), None),
-            RowBody::Tombstone(manifest) => (StoredBody::Tombstone(manifest.clone()), None),
+        let (format, body, tail) = match &self.body {
+            RowBody::Embedded(payload) => (FORMAT, StoredBody::Embedded, Some(payload)),
+            RowBody::Separate(operation) => (FORMAT, StoredBody::Separate(*operation), None),
+            RowBody::Tombstone(manifest) => match manifest.relocated() {
+                None => (FORMAT, StoredBody::Tombstone(manifest.clone()), None),
+                Some(payload) => (
+                    RELOCATED,
+                    StoredBody::Relocated(manifest.clone(), payload),
+                    None,
+                ),
+            },
         };
         let stored = Stored {
             version: self.version,
@@ -128,7 +142,7 @@ impl Row {
             metadata: self.metadata.clone(),
             body,
         };
-        let mut value = codec::encode(FORMAT, &stored);
+        let mut value = codec::encode(format, &stored);
         // The payload is appended without encoding, so that `decode` returns a slice of the value.
         if let Some(payload) = tail {
             value.extend_from_slice(payload);
@@ -145,8 +159,9 @@ impl Row {
         let (stored, tail) = match value.first() {
             Some(&older::WITHOUT_EXPIRY) => older::decode_without_expiry(value)?,
             Some(&older::WITHOUT_VERSION) => older::decode_without_version(value)?,
+            Some(&FORMAT) => codec::decode_with_tail("row", FORMAT, value)?,
             // Refuses unknown versions and the empty value.
-            Some(_) | None => codec::decode_with_tail("row", FORMAT, value)?,
+            Some(_) | None => codec::decode_with_tail("row", RELOCATED, value)?,
         };
         Self::of(stored, tail)
     }
@@ -163,7 +178,15 @@ impl Row {
             {
                 RowBody::Tombstone(manifest)
             }
-            StoredBody::Embedded | StoredBody::Separate(_) | StoredBody::Tombstone(_) => {
+            StoredBody::Relocated(manifest, payload)
+                if tail.is_empty() && manifest.bytes() == Some(size) =>
+            {
+                RowBody::Tombstone(manifest.holding(Some(payload)))
+            }
+            StoredBody::Embedded
+            | StoredBody::Separate(_)
+            | StoredBody::Tombstone(_)
+            | StoredBody::Relocated(..) => {
                 return Err(codec::corrupt("row", "size and body do not match"));
             }
         };
@@ -191,6 +214,7 @@ enum StoredBody {
     Embedded,
     Separate(OperationId),
     Tombstone(Manifest),
+    Relocated(Manifest, PayloadId),
 }
 
 #[cfg(test)]

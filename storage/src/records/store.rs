@@ -2,7 +2,12 @@
 //!
 //! ```text
 //! key "store"  value: version=1, postcard: id (16 bytes), tier (0 = Pending, 1 = Claimed)
+//!                     version=2, postcard: id, current tier, older tiers
+//!                                a tier is its number and its id, which the first one does not have
 //! ```
+//!
+//! Version 2 is written as soon as the store has had more than its first tier, so that earlier
+//! builds refuse a store whose blobs they can't find.
 //!
 //! Guards I11 together with the marker in the blob tier. `Pending` is durable before the marker is
 //! written, and `Claimed` is written only after the marker is durable. A tier without a marker is
@@ -17,9 +22,11 @@ use serde::{Deserialize, Serialize};
 use super::codec;
 use super::meta::commit;
 use crate::index::{Batch, Index, Table};
-use crate::types::{Result, StoreId};
+use crate::types::{Result, StoreId, TierId, TierMark, TierNumber};
 
 const FORMAT: u8 = 1;
+/// Format of the record of a store that has had more than one blob tier.
+const SEVERAL: u8 = 2;
 
 /// Key of the record in the meta table.
 pub const STORE_KEY: &[u8] = b"store";
@@ -33,19 +40,78 @@ pub enum TierState {
     Claimed,
 }
 
-/// Record of the store that an index holds.
+/// A blob tier of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NumberedTier {
+    /// Number of the tier, which the ids of its revisions contain.
+    pub number: TierNumber,
+    /// Id of the tier, which its marker contains; `None` for the first tier.
+    pub id: Option<TierId>,
+}
+
+impl NumberedTier {
+    /// The first tier of a store.
+    pub const FIRST: Self = Self {
+        number: TierNumber::FIRST,
+        id: None,
+    };
+}
+
+/// Record of the store that an index holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreRecord {
     /// Id of the store.
     pub id: StoreId,
-    /// State of the blob tier.
+    /// State of the current blob tier.
     pub tier: TierState,
+    /// Current blob tier.
+    pub current: NumberedTier,
+    /// Tiers that were current before, and may still hold revisions.
+    pub older: Vec<NumberedTier>,
+}
+
+/// Stored form of a record with one tier.
+#[derive(Serialize, Deserialize)]
+struct StoredFirst {
+    id: StoreId,
+    tier: TierState,
+}
+
+/// Stored form of a record with several tiers. Such a store has claimed its current tier.
+#[derive(Serialize, Deserialize)]
+struct StoredSeveral {
+    id: StoreId,
+    current: NumberedTier,
+    older: Vec<NumberedTier>,
 }
 
 impl StoreRecord {
+    /// Creates the record of a store with its first blob tier in this state.
+    pub fn new(id: StoreId, tier: TierState) -> Self {
+        Self {
+            id,
+            tier,
+            current: NumberedTier::FIRST,
+            older: Vec::new(),
+        }
+    }
+
+    /// Returns the mark of a tier of the store.
+    pub fn mark(&self, tier: NumberedTier) -> TierMark {
+        TierMark {
+            store: self.id,
+            tier: tier.id,
+        }
+    }
+
     /// Encodes the record for storage.
     pub fn encode(&self) -> Bytes {
-        codec::encode(FORMAT, self).into()
+        let (id, tier, current) = (self.id, self.tier, self.current);
+        if current == NumberedTier::FIRST {
+            return codec::encode(FORMAT, &StoredFirst { id, tier }).into();
+        }
+        let older = self.older.clone();
+        codec::encode(SEVERAL, &StoredSeveral { id, current, older }).into()
     }
 
     /// Decodes a stored record.
@@ -54,7 +120,26 @@ impl StoreRecord {
     /// [`Corrupt`](crate::ErrorKind::Corrupt) or
     /// [`UnknownFormat`](crate::ErrorKind::UnknownFormat).
     pub fn decode(value: &Bytes) -> Result<Self> {
-        codec::decode("store record", FORMAT, value)
+        if value.first() == Some(&FORMAT) {
+            let StoredFirst { id, tier } = codec::decode("store record", FORMAT, value)?;
+            return Ok(Self::new(id, tier));
+        }
+        let StoredSeveral { id, current, older } = codec::decode("store record", SEVERAL, value)?;
+        let all = || older.iter().chain([&current]);
+        // The numbers select the tier of a revision, and the ids tell the tiers apart.
+        let is_sound = all().all(|tier| {
+            tier.number <= TierNumber::LAST
+                && (tier.number == TierNumber::FIRST) == tier.id.is_none()
+        });
+        if !is_sound || older.iter().any(|tier| tier.number >= current.number) {
+            return Err(codec::corrupt("store record", "inconsistent tiers"));
+        }
+        Ok(Self {
+            id,
+            tier: TierState::Claimed,
+            current,
+            older,
+        })
     }
 
     /// Reads the record of an index. Returns `None` if the index is new or was last opened by a
@@ -71,11 +156,16 @@ impl StoreRecord {
             .transpose()
     }
 
-    /// Commits the record durably.
-    pub(crate) async fn write(self, index: &Arc<dyn Index>) -> Result<()> {
+    /// Returns the batch that stores the record.
+    pub fn batch(&self) -> Batch {
         let mut batch = Batch::new();
         batch.put(Table::Meta, STORE_KEY, self.encode());
-        commit(index, batch).await
+        batch
+    }
+
+    /// Commits the record durably.
+    pub(crate) async fn write(&self, index: &Arc<dyn Index>) -> Result<()> {
+        commit(index, self.batch()).await
     }
 }
 
@@ -91,7 +181,7 @@ mod tests {
     fn the_stored_form_of_a_store_record_is_stable() {
         let id = StoreId::from_uuid(Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10));
         for (tier, last) in [(TierState::Pending, "00"), (TierState::Claimed, "01")] {
-            let record = StoreRecord { id, tier };
+            let record = StoreRecord::new(id, tier);
             let encoded = record.encode();
             assert_golden(
                 &encoded,
@@ -100,6 +190,44 @@ mod tests {
             assert_eq!(StoreRecord::decode(&encoded).unwrap(), record);
             assert_later_format_refused(&encoded, StoreRecord::decode);
             assert_robust(&encoded, StoreRecord::decode);
+        }
+    }
+
+    #[test]
+    fn the_stored_form_of_a_record_with_several_tiers_is_stable() {
+        let tier = |number, id| NumberedTier {
+            number: TierNumber::new(number).unwrap(),
+            id: (number > 0).then(|| TierId::from_uuid(Uuid::from_u128(id))),
+        };
+        let record = StoreRecord {
+            current: tier(300, 0xa),
+            older: vec![NumberedTier::FIRST, tier(2, 0xb)],
+            ..StoreRecord::new(StoreId::from_uuid(Uuid::from_u128(7)), TierState::Claimed)
+        };
+        let encoded = record.encode();
+        assert_golden(
+            &encoded,
+            "02 10 00000000000000000000000000000007 ac02 01 10 0000000000000000000000000000000a \
+             02 00 00 02 01 10 0000000000000000000000000000000b",
+        );
+        assert_eq!(StoreRecord::decode(&encoded).unwrap(), record);
+        assert_robust(&encoded, StoreRecord::decode);
+        let inconsistent = [
+            StoreRecord {
+                older: vec![tier(300, 1)],
+                ..record.clone()
+            },
+            StoreRecord {
+                older: vec![NumberedTier {
+                    id: None,
+                    ..tier(2, 1)
+                }],
+                ..record
+            },
+        ];
+        for record in inconsistent {
+            let error = StoreRecord::decode(&record.encode()).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Corrupt);
         }
     }
 }

@@ -178,7 +178,7 @@ fn stray(key: Bytes, may_be_needed: bool) -> FoundDamage {
 }
 
 /// Calls `show` for every readable row. Returns whether all rows are readable.
-pub(super) async fn visit_rows(
+pub(crate) async fn visit_rows(
     snapshot: &dyn Snapshot,
     mut show: impl FnMut(&Row),
 ) -> Result<bool> {

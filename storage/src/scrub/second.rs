@@ -113,7 +113,7 @@ pub(super) async fn contains(
 
 /// Calls `visit` for every readable entry. Returns whether all entries are readable and every call
 /// returned `Ok`.
-pub(super) async fn visit(
+pub(crate) async fn visit(
     snapshot: &dyn Snapshot,
     table: Table,
     mut range: Range,

@@ -382,7 +382,7 @@ fn removal(key: Bytes) -> RepairAction {
 
 /// Calls `show` for every readable part. Returns whether all entries that may name a revision are
 /// readable.
-pub(super) async fn visit_parts(
+pub(crate) async fn visit_parts(
     snapshot: &dyn Snapshot,
     mut show: impl FnMut(&Part),
 ) -> Result<bool> {

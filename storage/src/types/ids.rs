@@ -78,7 +78,48 @@ impl Epoch {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OperationId(Uuid);
 
-/// Id of a revision. A version 7 uuid, new for every attempt and never reused (I4).
+/// Number of a blob tier among the tiers that a store has had. The first tier has number 0. Each
+/// tier that the store is moved to has the next number, and a number is never reused.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct TierNumber(u16);
+
+impl TierNumber {
+    /// The first blob tier of a store.
+    pub const FIRST: Self = Self(0);
+    /// Highest number: a revision id has 12 bits for it.
+    pub const LAST: Self = Self(0x0fff);
+
+    /// Creates a number. Returns `None` if it is above [`LAST`](Self::LAST).
+    pub fn new(number: u16) -> Option<Self> {
+        (number <= Self::LAST.0).then_some(Self(number))
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// Returns the number of the tier after this one, or `None` if there is none.
+    pub fn next(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+}
+
+impl fmt::Display for TierNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Id of a revision, new for every attempt and never reused (I4). It names the blob tier of the
+/// revision.
+///
+/// ```text
+/// first tier    version 7 uuid   48 bits milliseconds | 7 | 12 bits random | 64 bits with 62 random
+/// later tiers   version 8 uuid   48 bits milliseconds | 8 | 12 bits tier   | 64 bits with 62 random
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RevisionId(Uuid);
 
@@ -88,6 +129,11 @@ pub struct RevisionId(Uuid);
 /// of another store (I11).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StoreId(Uuid);
+
+/// Id of a blob tier after the first of its store: 128 random bits. Its marker contains the id, so
+/// that the tiers of a store are not confused with each other (I11).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TierId(Uuid);
 
 macro_rules! uuid_word {
     ($name:ident) => {
@@ -129,6 +175,31 @@ macro_rules! uuid_word {
 uuid_word!(OperationId);
 uuid_word!(RevisionId);
 uuid_word!(StoreId);
+uuid_word!(TierId);
+
+/// Content of the marker of a blob tier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierMark {
+    /// Store to which the tier belongs.
+    pub store: StoreId,
+    /// Id of the tier; `None` for the first tier of a store.
+    pub tier: Option<TierId>,
+}
+
+impl From<StoreId> for TierMark {
+    fn from(store: StoreId) -> Self {
+        Self { store, tier: None }
+    }
+}
+
+impl fmt::Display for TierMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.tier {
+            None => write!(f, "{}", self.store),
+            Some(tier) => write!(f, "{}/{tier}", self.store),
+        }
+    }
+}
 
 impl OperationId {
     /// Returns this id, marked as that of a move from a fallback. The mark is the version of the
@@ -147,16 +218,35 @@ impl OperationId {
 }
 
 impl RevisionId {
+    /// Returns this id, as that of a revision in this blob tier.
+    #[must_use]
+    pub fn in_tier(self, tier: TierNumber) -> Self {
+        if tier == TierNumber::FIRST {
+            return self;
+        }
+        let mut bytes = self.0.into_bytes();
+        let [high, low] = tier.0.to_be_bytes();
+        bytes[6] = 0x80 | high;
+        bytes[7] = low;
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// Returns the blob tier of the revision.
+    pub fn tier(&self) -> TierNumber {
+        let bytes = self.0.as_bytes();
+        match self.0.get_version_num() {
+            8 => TierNumber(u16::from_be_bytes([bytes[6] & 0x0f, bytes[7]])),
+            _ => TierNumber::FIRST,
+        }
+    }
+
     /// Returns the time at which the id was generated, which is before the upload of its blob
     /// started. Returns `None` if the uuid contains no time.
     pub fn born(&self) -> Option<Timestamp> {
-        let at = self.0.get_timestamp()?;
-        let (seconds, nanos) = at.to_unix();
-        Some(Timestamp::from_millis(
-            seconds
-                .saturating_mul(1000)
-                .saturating_add(u64::from(nanos) / 1_000_000),
-        ))
+        let version = self.0.get_version_num();
+        let [a, b, c, d, e, f, ..] = *self.0.as_bytes();
+        (version == 7 || version == 8)
+            .then(|| Timestamp::from_millis(u64::from_be_bytes([0, 0, a, b, c, d, e, f])))
     }
 }
 
@@ -256,4 +346,32 @@ pub struct ObjectVersion {
     pub version: Version,
     /// Etag of the last committed write.
     pub etag: Etag,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn revision_id_names_its_tier_and_its_birth() {
+        let uuid = Uuid::parse_str("0197b1a2-c3d4-7abc-8def-0123456789ab").unwrap();
+        let first = RevisionId::from_uuid(uuid);
+        let born = Some(Timestamp::from_millis(0x0197_b1a2_c3d4));
+        assert_eq!((first.tier(), first.born()), (TierNumber::FIRST, born));
+        assert_eq!(first.in_tier(TierNumber::FIRST), first);
+        for number in [1, 2, 255, 256, TierNumber::LAST.get()] {
+            let tier = TierNumber::new(number).unwrap();
+            let later = first.in_tier(tier);
+            assert_eq!((later.tier(), later.born()), (tier, born));
+            assert_eq!(later.as_bytes()[8..], first.as_bytes()[8..]);
+        }
+        assert_eq!(
+            first.in_tier(TierNumber(0x0123)).to_string(),
+            "0197b1a2-c3d4-8123-8def-0123456789ab"
+        );
+        assert_eq!(TierNumber::LAST.next(), None);
+        assert_eq!(TierNumber::new(0x1000), None);
+        let random = RevisionId::from_uuid(Uuid::from_u128(9));
+        assert_eq!((random.tier(), random.born()), (TierNumber::FIRST, None));
+    }
 }

@@ -17,13 +17,6 @@ fn expiring(swap: Swap, expiration: Expiration) -> Swap {
     swap
 }
 
-fn doing(operation: u128, mutation: Mutation) -> Swap {
-    Swap {
-        mutation,
-        ..delete(operation)
-    }
-}
-
 /// A tombstone that was written at 1 and expires at 11.
 fn mortal() -> RowState {
     after(
@@ -158,8 +151,8 @@ fn it_makes_no_difference_whether_the_expirer_has_been_by() {
     let object = mortal();
     let gone = RowState::Absent(LastVersion::at(object.version(), at(1)));
     let saw_later_deadline = match object.expectation(at(5)) {
-        ExpectedRow::Tombstone { first, .. } => ExpectedRow::Tombstone {
-            first,
+        ExpectedRow::Tombstone { payload, .. } => ExpectedRow::Tombstone {
+            payload,
             expires_at: Some(at(1000)),
         },
         ExpectedRow::NoTombstone => panic!("it is one"),

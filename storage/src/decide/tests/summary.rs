@@ -74,7 +74,7 @@ pub(super) fn decision(
 ) -> Decision {
     let plan = plan(swap, row_state, change_is_live, now);
     let orphans = orphans(&plan.batch);
-    let settles = matches!(swap.mutation, Mutation::Tombstone { .. });
+    let settles = swap.change().is_some();
     match (&plan.reply, plan.event, plan.effect) {
         (Err(error), Some(DecisionEvent::Conflict), Effect::Nothing) => {
             let ErrorKind::Conflict { current } = error.kind() else {
@@ -88,8 +88,10 @@ pub(super) fn decision(
             assert!(plan.batch.is_empty() && plan.settled.is_empty());
             Decision::Fenced
         }
-        (Ok(reply), Some(DecisionEvent::Superseded), Effect::Commits) => {
-            assert_eq!(reply.written(), PutResult::SUPERSEDED);
+        (Ok(reply), event, Effect::Commits) if *reply == SwapReply::SUPERSEDED => {
+            // A relocation that gives way is no superseded write.
+            let is_write = matches!(swap.mutation, Mutation::Tombstone { .. });
+            assert_eq!(event == Some(DecisionEvent::Superseded), is_write);
             assert_eq!(plan.settled, [swap.operation]);
             Decision::Supersede { orphans }
         }

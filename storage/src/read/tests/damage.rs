@@ -237,9 +237,10 @@ async fn blob_that_is_too_short_is_corrupt() {
 async fn dropped_call_does_not_skip_a_missing_blob() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::on(crate::blobs::local(dir.path()).unwrap(), one_by_one());
-    let owner = store.env.store_id();
-    store.reads.blobs().write_marker(owner).await.unwrap();
-    store.reads.blobs().belongs_to(owner);
+    let owner = store.env.store_id().into();
+    let tier = store.reads.blobs().current();
+    tier.write_marker(owner).await.unwrap();
+    tier.belongs_to(owner);
     let revisions = store
         .put_parts(&id("a"), &[payload(10, 1), payload(10, 2), payload(10, 3)])
         .await;

@@ -100,6 +100,36 @@ fn the_stored_form_of_a_tombstone_is_stable() {
 }
 
 #[test]
+fn the_stored_form_of_a_relocated_tombstone_is_stable() {
+    let mut relocated = tombstone();
+    let manifest = manifest_of(&mut relocated);
+    let payload = RevisionId::from_uuid(Uuid::from_u128(3));
+    *manifest = manifest.clone().holding(Some(payload));
+    let encoded = relocated.encode();
+    assert_golden(
+        &encoded,
+        "03 ac02 10 00112233445566778899aabbccddeeff 4d 01 84868808 e807 d00f 00 \
+         01 0a 746578742f706c61696e 00 00 00 01 016b 0176 00 \
+         03 01 10 00000000000000000000000000000009 4d 05 00 \
+         10 00000000000000000000000000000003",
+    );
+    assert_robust(&encoded, Row::decode);
+    assert_later_format_refused(&encoded, Row::decode);
+    assert_eq!(Row::decode(&encoded).unwrap(), relocated);
+    let back = RevisionId::from_uuid(Uuid::from_u128(9));
+    let manifest = manifest_of(&mut relocated);
+    *manifest = manifest.clone().holding(Some(back));
+    assert_eq!(relocated, tombstone(), "the first revision is the identity");
+}
+
+fn manifest_of(row: &mut Row) -> &mut Manifest {
+    match &mut row.body {
+        RowBody::Tombstone(manifest) => manifest,
+        _ => unreachable!("the row is a tombstone"),
+    }
+}
+
+#[test]
 fn the_stored_form_of_a_row_with_separate_payload_is_stable() {
     let encoded = row(
         5,

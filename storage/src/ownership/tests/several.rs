@@ -1,0 +1,205 @@
+//! Tests of stores with several blob tiers: adding, opening and releasing them.
+
+use super::*;
+use crate::blobs::BlobTiers;
+use crate::records::NumberedTier;
+use crate::types::{Reason, TierId, TierNumber};
+
+/// A store, and the tiers that it may be opened over.
+struct SeveralTiers {
+    scene: Scene,
+    tiers: Vec<Operator>,
+}
+
+impl SeveralTiers {
+    /// Creates a store over the first of `tiers` tiers.
+    async fn new(tiers: usize) -> Self {
+        let this = Self {
+            scene: Scene::new(),
+            tiers: (0..tiers).map(|_| memory()).collect(),
+        };
+        this.open(0, &[]).await.unwrap();
+        this
+    }
+
+    fn places(&self, current: usize, older: &[usize]) -> TierPlaces {
+        let place = |&number: &usize| TierPlace::Operator(self.tiers[number].clone());
+        TierPlaces {
+            current: place(&current),
+            older: older.iter().map(place).collect(),
+        }
+    }
+
+    async fn open(&self, current: usize, older: &[usize]) -> Result<BlobTiers> {
+        let places = self.places(current, older);
+        self.scene.claim(false).take_all(places).await
+    }
+
+    async fn find(&self, current: usize, older: &[usize]) -> Result<BlobTiers> {
+        let places = self.places(current, older);
+        self.scene.claim(false).find_all(places).await
+    }
+
+    async fn adopt(&self, current: usize, older: &[usize]) -> Result<BlobTiers> {
+        let places = self.places(current, older);
+        self.scene.claim(true).take_all(places).await
+    }
+
+    /// Asserts that an opening is refused with this error, and that the record and all tiers are
+    /// unchanged.
+    async fn refuses(&self, current: usize, older: &[usize], kind: ErrorKind, with: &str) {
+        let before = (self.scene.record().await, self.files().await);
+        assert!(self.find(current, older).await.is_err());
+        let error = self.open(current, older).await.err().expect("refused");
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(with), "{error}");
+        assert_eq!((self.scene.record().await, self.files().await), before);
+    }
+
+    async fn mark(&self, tier: usize, marker: impl Into<opendal::Buffer>) {
+        self.tiers[tier].write(MARKER_PATH, marker).await.unwrap();
+    }
+
+    async fn files(&self) -> Vec<(String, Vec<u8>)> {
+        let mut files = Vec::new();
+        for tier in &self.tiers {
+            for entry in tier.list_with("/").recursive(true).await.unwrap() {
+                if entry.metadata().is_file() {
+                    let bytes = tier.read(entry.path()).await.unwrap();
+                    files.push((entry.path().to_owned(), bytes.to_vec()));
+                }
+            }
+        }
+        files
+    }
+
+    async fn numbers(&self) -> (u16, Vec<u16>) {
+        let record = self.scene.record().await.unwrap();
+        let number = |tier: &NumberedTier| tier.number.get();
+        let older = record.older.iter().map(number).collect();
+        (number(&record.current), older)
+    }
+}
+
+#[tokio::test]
+async fn store_moves_to_one_tier_after_another() {
+    let store = SeveralTiers::new(3).await;
+    let id = store.scene.record().await.unwrap().id;
+    let tiers = store.open(1, &[0]).await.unwrap();
+    assert_eq!((tiers.number().get(), tiers.older().len()), (1, 1));
+    assert_eq!(store.numbers().await, (1, vec![0]));
+    let record = store.scene.record().await.unwrap();
+    assert_eq!(record.id, id, "the store id never changes");
+
+    let tiers = store.open(1, &[0]).await.unwrap();
+    assert_eq!((tiers.number().get(), tiers.older().len()), (1, 1));
+    assert_eq!(store.scene.record().await.unwrap(), record);
+    let found = store.find(1, &[0]).await.unwrap();
+    assert_eq!(found.older().len(), 1);
+
+    let tiers = store.open(2, &[0, 1]).await.unwrap();
+    assert_eq!((tiers.number().get(), tiers.older().len()), (2, 2));
+    assert_eq!(store.numbers().await, (2, vec![0, 1]));
+    tiers.check_owner().await.unwrap();
+}
+
+#[tokio::test]
+async fn tiers_of_a_store_are_not_confused() {
+    let store = SeveralTiers::new(3).await;
+    store.open(1, &[0]).await.unwrap();
+    let refuses = async |current, older: &[usize], kind, with| {
+        store.refuses(current, older, kind, with).await;
+    };
+    let invalid = ErrorKind::Invalid;
+    refuses(1, &[], invalid, "older blob tier, which was not given").await;
+    refuses(0, &[], invalid, "another tier of this store").await;
+    refuses(0, &[1], invalid, "in use").await;
+    refuses(1, &[1], invalid, "in use").await;
+    refuses(2, &[0], ErrorKind::Unavailable, "is missing or is another").await;
+    // The tier of another store as the new one, or as an older one.
+    store.mark(2, encode(id(9))).await;
+    refuses(2, &[1, 0], invalid, "belongs to another store").await;
+    refuses(1, &[2], invalid, "which was not given").await;
+}
+
+#[tokio::test]
+async fn older_tier_is_not_adopted_as_the_current_one() {
+    let store = SeveralTiers::new(2).await;
+    store.open(1, &[0]).await.unwrap();
+    let before = store.files().await;
+    let error = store.adopt(0, &[]).await.err().expect("refused");
+    assert!(error.to_string().contains("can't be adopted"), "{error}");
+    assert_eq!(store.files().await, before);
+    // The current tier can, without its marker.
+    store.tiers[1].delete(MARKER_PATH).await.unwrap();
+    let kind = ErrorKind::Unavailable;
+    store.refuses(1, &[0], kind, "found=none").await;
+    store.adopt(1, &[0]).await.unwrap();
+    assert_eq!(store.files().await, before);
+    store.open(1, &[0]).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_an_empty_tier_becomes_the_current_one() {
+    let store = SeveralTiers::new(2).await;
+    store.tiers[1].write("notes.txt", "mine").await.unwrap();
+    let with = "moves to an empty tier: file=notes.txt";
+    let error = store.open(1, &[0]).await.err().expect("refused");
+    assert!(error.to_string().contains(with), "{error}");
+    store.refuses(1, &[0], ErrorKind::Invalid, with).await;
+    store.tiers[1].delete("notes.txt").await.unwrap();
+    store.open(1, &[0]).await.unwrap();
+}
+
+#[tokio::test]
+async fn interrupted_addition_of_a_tier_is_repeated() {
+    let store = SeveralTiers::new(2).await;
+    let record = store.scene.record().await.unwrap();
+    let added = NumberedTier {
+        number: TierNumber::new(1).unwrap(),
+        id: Some(TierId::from_uuid(Uuid::from_u128(5))),
+    };
+    let marker = encode(record.mark(added));
+    // The marker is whole, or torn; the record is missing.
+    for left in [&marker[..], &marker[..20], &[0; 49][..], &[][..]] {
+        store.mark(1, left.to_vec()).await;
+        store.scene.set_record(Some(record.clone())).await;
+        // The store still opens as before.
+        let tiers = store.open(0, &[]).await.unwrap();
+        assert_eq!(tiers.number(), TierNumber::FIRST);
+        let tiers = store.open(1, &[0]).await.unwrap();
+        assert_eq!(tiers.number(), added.number);
+        let current = store.scene.record().await.unwrap().current;
+        assert_ne!(current, added, "a fresh id");
+    }
+}
+
+#[tokio::test]
+async fn released_tier_may_still_be_given() {
+    let store = SeveralTiers::new(2).await;
+    store.open(1, &[0]).await.unwrap();
+    let record = store.scene.record().await.unwrap();
+    let released = StoreRecord {
+        older: Vec::new(),
+        ..record
+    };
+    store.scene.set_record(Some(released)).await;
+    for _ in 0..2 {
+        let tiers = store.open(1, &[0]).await.unwrap();
+        assert!(tiers.older().is_empty());
+        // A crash may have kept the marker of the released tier.
+        store.tiers[0].delete(MARKER_PATH).await.unwrap();
+    }
+    store.open(1, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn lost_older_tier_is_trouble() {
+    let store = SeveralTiers::new(2).await;
+    let tiers = store.open(1, &[0]).await.unwrap();
+    assert!(tiers.trouble().is_none());
+    store.tiers[0].delete(MARKER_PATH).await.unwrap();
+    let error = tiers.check_owner().await.unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::BlobTier));
+    assert!(tiers.trouble().is_some());
+}
