@@ -9,7 +9,7 @@ use cenotaph_actors::{StartOptions, Tiered};
 use cenotaph_storage::fallback::{Fallback, attach};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
-use cenotaph_storage::ownership::{TierClaim, TierPlace};
+use cenotaph_storage::ownership::{TierClaim, TierPlace, TierPlaces};
 use cenotaph_storage::records::begin_epoch;
 use cenotaph_storage::{Env, Pins, Result};
 use opendal::Operator;
@@ -38,6 +38,7 @@ pub struct Builder {
     data: PathBuf,
     config: Config,
     blobs: Option<TierPlace>,
+    older_blobs: Vec<TierPlace>,
     adopt: bool,
     index: Option<Arc<dyn Index>>,
     env: Option<Env>,
@@ -62,6 +63,7 @@ impl Builder {
             data,
             config: Config::default(),
             blobs: None,
+            older_blobs: Vec::new(),
             adopt: false,
             index: None,
             env: None,
@@ -92,6 +94,45 @@ impl Builder {
     /// missing, for example because its disk is not mounted.
     pub fn blobs_in(mut self, directory: impl Into<PathBuf>) -> Self {
         self.blobs = Some(TierPlace::Directory(directory.into()));
+        self
+    }
+
+    /// Opens the store over a blob tier that was its current one before, besides the current one.
+    ///
+    /// This is how a store moves to another blob tier while it serves: its present tier is given
+    /// as an older one, and the new, empty tier to [`blobs`](Self::blobs) or
+    /// [`blobs_in`](Self::blobs_in). From then on large objects are written to the new tier, and
+    /// those of the older one stay readable. [`Engine::relocate`] moves them. The older tier is
+    /// needed at each opening until it is [released](crate::RelocationReport::released); it is
+    /// ignored afterwards. A store may have several older tiers.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let data = directory.path().join("data");
+    /// let engine = cenotaph::Engine::builder(&data).open().await?;
+    /// engine.put("film", vec![7; 3_000_000]).await?;
+    /// engine.close().await?;
+    ///
+    /// let new = cenotaph::Operator::new(opendal::services::Memory::default()).unwrap();
+    /// let builder = cenotaph::Engine::builder(&data).blobs(new);
+    /// let engine = builder.older_blobs_in(data.join("blobs")).open().await?;
+    /// assert_eq!(engine.get("film").await?.unwrap().bytes().await?.len(), 3_000_000);
+    /// let report = engine.relocate().await?;
+    /// assert_eq!((report.relocated, report.released.len()), (1, 1));
+    /// engine.close().await
+    /// # }
+    /// ```
+    pub fn older_blobs(mut self, operator: Operator) -> Self {
+        self.older_blobs.push(TierPlace::Operator(operator));
+        self
+    }
+
+    /// As [`older_blobs`](Self::older_blobs), for a tier in a directory.
+    pub fn older_blobs_in(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.older_blobs
+            .push(TierPlace::Directory(directory.into()));
         self
     }
 
@@ -282,9 +323,13 @@ impl Builder {
             }
             None => Arc::new(open_index(&self.data.join("index"), &env, &self.config).await?),
         };
-        let place = self
+        let current = self
             .blobs
             .unwrap_or_else(|| TierPlace::Directory(self.data.join("blobs")));
+        let places = TierPlaces {
+            current,
+            older: self.older_blobs,
+        };
         let claim = TierClaim {
             index: Arc::clone(&index),
             env,
@@ -295,10 +340,10 @@ impl Builder {
         // The location of a caller's own index is unknown, so blobs can't share a disk with it.
         let index_path = is_own_index.then(|| self.data.join("index"));
         let started = if self.is_read_only {
-            read_only::start(&self.config, claim, place, self.fallback).await
+            read_only::start(&self.config, claim, places, self.fallback).await
         } else {
             let index_path = index_path.as_deref();
-            start(&self.config, claim, place, index_path, self.fallback).await
+            start(&self.config, claim, places, index_path, self.fallback).await
         };
         match started {
             Ok(engine) => Ok(engine),
@@ -339,24 +384,26 @@ async fn open_index(path: &Path, env: &Env, config: &Config) -> Result<FjallInde
 async fn start(
     config: &Config,
     claim: TierClaim,
-    place: TierPlace,
+    places: TierPlaces,
     index_path: Option<&Path>,
     fallback: FallbackChoice,
 ) -> Result<Engine> {
     let TierClaim { index, env, .. } = claim.clone();
     // The blob tier is claimed before the epoch begins: a refused tier must leave no trace.
     let begin = async {
-        let blobs = claim.take(place).await?;
+        let blobs = claim.take_all(places).await?;
         let fallback = attach(&index, fallback.source, fallback.is_lost).await?;
         Ok((blobs, fallback, begin_epoch(&index).await?))
     };
     let (blobs, fallback, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;
-    if index_path.is_some_and(|path| blobs.is_on_disk_of(path)) {
-        let index = Arc::clone(&index);
+    if let Some(path) = index_path {
         // Blobs stop growing before they use the space that the index still needs. `room` is asked
         // with half of the bytes, because it reserves twice its argument: the index writes
         // everything twice, but a blob is written once.
-        blobs.share_disk(Box::new(move |bytes| index.room(bytes / 2)));
+        blobs.share_disk(path, || {
+            let index = Arc::clone(&index);
+            Box::new(move |bytes| index.room(bytes / 2))
+        });
     }
     // Reads and actors share the pins: the sweeper must not delete a blob that a read has open.
     let pins = Pins::new();

@@ -93,6 +93,7 @@ pub use ops::get::{Get, Object};
 pub use ops::list::List;
 pub use ops::migrate::{FallbackStatus, Migrate, MigrationFailure, MigrationReport};
 pub use ops::put::Put;
+pub use ops::relocate::{Relocate, RelocationReport};
 pub use ops::scrub::Scrub;
 pub use ops::update::{NewContent, Update, Updated};
 pub use ops::usage::Usage;
@@ -128,7 +129,7 @@ pub use cenotaph_storage::{
     ByteRange, Checksum, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, KEY_BYTES_MAX,
     ListPage, Modes, Namespace, ObjectId, ObjectMeta, ObjectVersion, OnDamage, PARTS_MAX, PartEtag,
     PartInfo, PartNumber, PartPage, ReadLimits, ReadStats, ReadUse, Reason, Result, RevisionId,
-    Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
+    TierNumber, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
 };
 
 pub use bytes;

@@ -13,7 +13,7 @@ use cenotaph_actors::{StartOptions, Tiered};
 use cenotaph_storage::fallback::find_attached;
 use cenotaph_storage::index::fjall::FjallIndex;
 use cenotaph_storage::index::{Index, ReadOnlyIndex};
-use cenotaph_storage::ownership::{TierClaim, TierPlace};
+use cenotaph_storage::ownership::{TierClaim, TierPlaces};
 use cenotaph_storage::records::last_epoch;
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
 
@@ -41,7 +41,7 @@ pub(crate) async fn open_view(
 pub(crate) async fn start(
     config: &Config,
     claim: TierClaim,
-    place: TierPlace,
+    places: TierPlaces,
     fallback: FallbackChoice,
 ) -> Result<Engine> {
     if fallback.is_lost {
@@ -60,7 +60,7 @@ pub(crate) async fn start(
         index: Arc::clone(&index),
         ..claim
     };
-    let blobs = claim.find(place).await?;
+    let blobs = claim.find_all(places).await?;
     // A read-only engine begins no epoch, because that would be a write.
     let epoch = last_epoch(&*index).await?;
     let fallback = find_attached(&*index, fallback.source).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cenotaph_actors::{FallbackOptions, Namespaces};
-use cenotaph_storage::blobs::BlobTier;
+use cenotaph_storage::blobs::BlobTiers;
 use cenotaph_storage::fallback::{AttachedFallback, Fallback};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
@@ -59,7 +59,7 @@ pub(crate) async fn open_when_free(
 /// Creates the components of an engine other than its actors.
 pub(crate) fn reads_and_namespaces(
     config: &Config,
-    (index, blobs): (&Arc<dyn Index>, &BlobTier),
+    (index, blobs): (&Arc<dyn Index>, &BlobTiers),
     pins: &Pins,
     env: &Env,
     fallback: Option<&AttachedFallback>,

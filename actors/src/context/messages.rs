@@ -11,7 +11,8 @@ use cenotaph_storage::decide::{
 use cenotaph_storage::index::Range;
 use cenotaph_storage::records::Attributes;
 use cenotaph_storage::{
-    Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, Timestamp, UploadId,
+    Checksum, Digest, Error, ObjectId, OperationId, PartEtag, PartNumber, Result, RevisionId,
+    Timestamp, UploadId,
 };
 use tokio::sync::oneshot;
 
@@ -154,7 +155,7 @@ pub(crate) struct ExpiryOutcome {
     pub(crate) next_due: Option<Timestamp>,
 }
 
-/// An upload to the blob tier: a large put or a part.
+/// An upload to the blob tier: a large put, a part or a relocation.
 pub(crate) struct UploadJob {
     pub(crate) id: ObjectId,
     pub(crate) operation: OperationId,
@@ -186,6 +187,12 @@ pub(crate) enum Purpose {
         declared: Vec<Digest>,
         caller: Caller<UploadedPart>,
     },
+    /// A copy of a payload from an older blob tier.
+    Relocate {
+        copied: Vec<RevisionId>,
+        checksum: Option<Checksum>,
+        caller: Caller<bool>,
+    },
 }
 
 impl Purpose {
@@ -197,6 +204,10 @@ impl Purpose {
                 Box::new(move |error| caller.answer(Err(error)))
             }
             Self::Part { caller, .. } => {
+                let caller = caller.clone();
+                Box::new(move |error| caller.answer(Err(error)))
+            }
+            Self::Relocate { caller, .. } => {
                 let caller = caller.clone();
                 Box::new(move |error| caller.answer(Err(error)))
             }

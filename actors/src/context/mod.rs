@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cenotaph_storage::blobs::BlobTier;
+use cenotaph_storage::blobs::BlobTiers;
 use cenotaph_storage::decide::{FallbackAnswer, Swap, SwapReply};
 use cenotaph_storage::index::{Batch, CommitError, Index, UnreadableRange};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
@@ -40,7 +40,7 @@ pub(crate) type SharedContext = Arc<Context>;
 /// Shared state of an engine: its two tiers, its environment, its limits, and its actors.
 pub(crate) struct Context {
     pub(crate) index: Arc<dyn Index>,
-    pub(crate) blobs: BlobTier,
+    pub(crate) blobs: BlobTiers,
     pub(crate) env: Env,
     pub(crate) pins: Pins,
     pub(crate) limits: Limits,

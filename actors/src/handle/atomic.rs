@@ -328,6 +328,7 @@ fn write_reply(swap: &Swap, reply: SwapReply) -> WriteReply {
         | Mutation::Amend(_)
         | Mutation::Extend(_)
         | Mutation::Touch { .. }
+        | Mutation::Relocate { .. }
         | Mutation::Expire => WriteReply::Written(reply.written()),
     }
 }

@@ -18,6 +18,7 @@ pub(crate) mod adoption;
 pub(crate) mod atomic;
 pub(crate) mod migration;
 pub(crate) mod multipart;
+pub(crate) mod relocation;
 pub(crate) mod scrub;
 pub(crate) mod space;
 pub(crate) mod start;

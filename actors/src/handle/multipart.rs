@@ -56,6 +56,7 @@ impl Tiered {
         } = intent;
         self.context()
             .blobs
+            .current()
             .check_root()
             .map_err(|error| error.with_id(&id))?;
         self.make_room(0)

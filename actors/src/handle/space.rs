@@ -56,7 +56,7 @@ impl Tiered {
             return Err(refused);
         };
         // Deleting blobs frees space of the index only if both are on one disk.
-        if context.blobs.shares_disk() {
+        if context.blobs.may_share_disk() {
             drop(context.env.deadline(SWEEP_TIMEOUT, self.sweep()).await);
         }
         context.index.reclaim().await;
@@ -69,7 +69,7 @@ impl Tiered {
     /// As [`make_room`](Self::make_room).
     pub(crate) async fn make_blob_room(&self, bytes: Option<u64>) -> Result<()> {
         // The index reserves twice the bytes that it stores, because it writes everything twice.
-        let shared_bytes = if self.context().blobs.shares_disk() {
+        let shared_bytes = if self.context().blobs.current().shares_disk() {
             bytes.unwrap_or(0) / 2
         } else {
             0

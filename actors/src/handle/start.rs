@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use cenotaph_storage::blobs::BlobTier;
+use cenotaph_storage::blobs::BlobTiers;
 use cenotaph_storage::index::Index;
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, Pins, Result};
 use ractor::Actor;
@@ -34,7 +34,7 @@ pub struct StartOptions {
     /// The index.
     pub index: Arc<dyn Index>,
     /// The blob tier.
-    pub blobs: BlobTier,
+    pub blobs: BlobTiers,
     /// The environment.
     pub env: Env,
     /// Pinned revisions, which the reads of the engine share.
@@ -174,7 +174,11 @@ fn context(options: StartOptions, health: Health) -> Context {
         })
     };
     Context {
-        admission: Admission::new(&limits, blobs.upload_buffer_bytes(None), env.clone()),
+        admission: Admission::new(
+            &limits,
+            blobs.current().upload_buffer_bytes(None),
+            env.clone(),
+        ),
         index,
         blobs,
         env,

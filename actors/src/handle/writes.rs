@@ -140,6 +140,7 @@ impl Tiered {
         self.context().health.check("put")?;
         self.context()
             .blobs
+            .current()
             .check_root()
             .map_err(|error| error.with_id(&id))?;
         let answer = self.context().answer(&id, precondition, answer).await?;

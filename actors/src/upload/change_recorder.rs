@@ -71,8 +71,9 @@ impl ChangeRecorder {
             // could not go on.
             .min(self.most.saturating_sub(self.revisions.len()))
             .max(1);
-        self.revisions
-            .extend((0..more).map(|_| self.context.env.revision_id()));
+        let tier = self.context.blobs.number();
+        let fresh = |_| self.context.env.revision_id().in_tier(tier);
+        self.revisions.extend((0..more).map(fresh));
         self.record().await
     }
 

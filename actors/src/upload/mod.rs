@@ -1,4 +1,4 @@
-//! Uploads: one actor per large put or part, and their parent.
+//! Uploads: one actor per large put, part or relocation, and their parent.
 //!
 //! ```text
 //! 1 read the row, or the upload record of the part   error, or a failed precondition:
@@ -10,7 +10,7 @@
 //! 5 compare-and-write through the shard (I3, I6)     the commit itself answers the caller (I10)
 //! ```
 //!
-//! Steps 1 and 5 are in `put.rs` and `part.rs`, step 2 in `change_recorder.rs`, steps 3 and 4 in
+//! Steps 1 and 5 are in `put.rs`, `part.rs` and `relocation.rs`, step 2 in `change_recorder.rs`, steps 3 and 4 in
 //! `stream.rs`. The outcomes of dead actors and dropped callers are in `runtime/reply.rs`.
 
 use std::sync::Arc;
@@ -27,9 +27,12 @@ mod change_recorder;
 mod memory;
 mod part;
 mod put;
+mod relocation;
 mod source_reader;
 mod split;
 mod stream;
+
+use split::Split;
 
 /// The parent of the uploads. It starts them and survives their deaths.
 pub(crate) struct Uploads {
@@ -153,6 +156,15 @@ struct Finished {
 }
 
 impl BlobUpload {
+    /// Returns the maximum number of bytes that a blob of a payload holds in memory.
+    fn buffer_bytes(&self, split: Option<&Split>, bytes: Option<u64>) -> usize {
+        let tier = self.context.blobs.current();
+        match split {
+            Some(split) => split.buffer_bytes(tier),
+            None => tier.upload_buffer_bytes(bytes),
+        }
+    }
+
     async fn run(&self, job: UploadJob) -> Result<()> {
         let UploadJob {
             id,
@@ -198,6 +210,22 @@ impl BlobUpload {
                     permit,
                 };
                 self.part(part, source, caller_gone).await
+            }
+            Purpose::Relocate {
+                copied,
+                checksum,
+                caller,
+            } => {
+                let relocation = relocation::Relocation {
+                    id,
+                    operation,
+                    copied,
+                    checksum,
+                    caller,
+                    permit,
+                };
+                let bulk = (peeked, is_bulk);
+                self.relocate(relocation, source, caller_gone, bulk).await
             }
         }
     }

@@ -38,7 +38,7 @@ impl BlobUpload {
         check_promised_length(&source, most)?;
         let memory = BlobMemory::new(
             context,
-            context.blobs.upload_buffer_bytes(source.bytes),
+            context.blobs.current().upload_buffer_bytes(source.bytes),
             Permit::free(),
             false,
         );

@@ -43,10 +43,7 @@ impl BlobUpload {
         let context = &self.context;
         check_promised_length(&source, context.limits.payload_bytes_max)?;
         let split = Split::of(&context.limits.split, source.bytes);
-        let buffer_bytes = match &split {
-            Some(split) => split.buffer_bytes(&context.blobs),
-            None => context.blobs.upload_buffer_bytes(source.bytes),
-        };
+        let buffer_bytes = self.buffer_bytes(split.as_ref(), source.bytes);
         context.env.pass(SyncPoint::UploadBeforeRecord).await;
 
         let now = context.env.steady_now();

@@ -148,7 +148,7 @@ impl BlobUpload {
                 Ok(is_over) => {
                     // Each blob has its own memory, because this one holds its own until it is
                     // finished.
-                    let next = memory.next(split.buffer_bytes(&self.context.blobs));
+                    let next = memory.next(split.buffer_bytes(self.context.blobs.current()));
                     let memory = std::mem::replace(&mut memory, next);
                     // The blob keeps its memory until it is finished. It is finished even if the
                     // put fails: a dropped blob would leave open parts in a remote tier.

@@ -9,6 +9,7 @@ pub(crate) mod list;
 pub(crate) mod migrate;
 pub(crate) mod pages;
 pub(crate) mod put;
+pub(crate) mod relocate;
 pub(crate) mod scrub;
 pub(crate) mod setters;
 pub(crate) mod update;

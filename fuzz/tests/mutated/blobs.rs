@@ -122,12 +122,15 @@ fn marker_of_the_owner() {
         }
     };
     let id = StoreId::from_slice(&golden[9..25]).unwrap();
-    let target = Target::new("marker of the owner", [golden.clone()]).sealed(seal);
+    let later = hex(
+        "43454e4f54415048020102030405060708090a0b0c0d0e0f10000000000000000000000000000000f06f2bf8647190c44e",
+    );
+    let target = Target::new("marker of the owner", [golden.clone(), later]).sealed(seal);
     target.run(|input| {
         assert!(!marker::is_unfinished(input, id) || input.len() <= golden.len());
         match marker::decode(input) {
-            Ok(id) => {
-                assert_eq!(marker::encode(id), input, "two markers of one store");
+            Ok(mark) => {
+                assert_eq!(marker::encode(mark), input, "two markers of one store");
                 true
             }
             Err(error) => {

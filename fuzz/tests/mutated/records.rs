@@ -13,8 +13,11 @@ use uuid::Uuid;
 
 use super::contract::{assert_typed, hex, run_record};
 
-/// Rows of formats 2, 1 and 0: embedded, separate, tombstone, renamed tombstone.
-const ROWS: [&str; 8] = [
+/// Rows of formats 3, 2, 1 and 0: relocated, embedded, separate, tombstone, renamed tombstone.
+const ROWS: [&str; 9] = [
+    "03 ac02 10 00112233445566778899aabbccddeeff 4d 01 84868808 e807 d00f 00 01 0a \
+     746578742f706c61696e 00 00 00 01 016b 0176 00 03 01 10 00000000000000000000000000000009 4d 05 \
+     00 10 00000000000000000000000000000003",
     "02 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 01b817 01 0a \
      746578742f706c61696e 00 00 00 01 016b 0176 02 01 80cab5ee01 00 68656c6c6f",
     "02 ac02 10 00112233445566778899aabbccddeeff 05 01 84868808 e807 d00f 00 01 0a \

@@ -30,6 +30,7 @@ mod power;
 mod races;
 mod read_only;
 mod reads;
+mod relocation;
 mod runtimes;
 mod scrub;
 mod servers;
