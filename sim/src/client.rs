@@ -19,6 +19,7 @@ mod body;
 mod described;
 mod migrations;
 mod reads;
+mod relocations;
 mod selection;
 mod uploads;
 mod writes;
@@ -253,6 +254,7 @@ impl Client {
             Op::Scrub => self.scrub().await,
             Op::Usage => done(self.engine.usage().await),
             Op::Migrate { dropped_after_ms } => self.migrate(*dropped_after_ms).await,
+            Op::Relocate { dropped_after_ms } => self.relocate(*dropped_after_ms).await,
             Op::WriteSource { object, bytes } => {
                 self.durable_state.write_source(*object, *bytes);
                 Answer::Done
@@ -267,6 +269,7 @@ impl Client {
             // The run reopens the engine, `perform` handles batches and multipart uploads, and the
             // callers of this function handle all others.
             Op::Reopen { .. }
+            | Op::NextTier
             | Op::Batch { .. }
             | Op::Multipart { .. }
             | Op::Put { .. }

@@ -20,10 +20,10 @@ use cenotaph_storage::decide::{
 use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::{
-    LateWrite, Orphan, Row, expiry_key, expiry_value, part_key, upload_expiry_key,
+    LateWrite, Orphan, Row, RowBody, expiry_key, expiry_value, part_key, upload_expiry_key,
 };
 use cenotaph_storage::tamper::{DecidedStep, DecidedSwap};
-use cenotaph_storage::{Error, ErrorKind, OperationId};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId};
 
 use crate::check::SAW;
 
@@ -96,6 +96,28 @@ impl Mutants {
             {
                 retain(&mut plan.batch, |table, _, _| table != Table::Meta);
             }
+            Bug::RelocationOverwrites => {
+                if let Mutation::Relocate {
+                    manifest, blocks, ..
+                } = &swap.mutation
+                    && let Some(row) = view.row_state.live(now)
+                {
+                    let blind = Swap {
+                        mutation: Mutation::Relocate {
+                            manifest: manifest.clone(),
+                            blocks: blocks.clone(),
+                            copied: row.revisions(),
+                        },
+                        ..swap.clone()
+                    };
+                    *plan = blind.decide(view, now);
+                }
+            }
+            Bug::RelocationForgetsPayload if matches!(swap.mutation, Mutation::Relocate { .. }) => {
+                for (id, row_state) in &mut plan.rows {
+                    forget_payload(id, row_state, &mut plan.batch);
+                }
+            }
             Bug::TouchResurrects => {
                 if let Mutation::Touch { seen } = swap.mutation
                     && view.row_state.row().is_none_or(|row| row.operation != seen)
@@ -154,6 +176,16 @@ fn is_move(swap: &Swap) -> bool {
         return false;
     };
     swap.precondition == Precondition::InFallback && !attributes.custom.contains_key(SAW)
+}
+
+/// Stores a relocated row as if its copies were those of its write.
+fn forget_payload(id: &ObjectId, row_state: &mut RowState, batch: &mut Batch) {
+    if let RowState::Present(row) = row_state
+        && let RowBody::Tombstone(manifest) = &mut row.body
+    {
+        *manifest = manifest.clone().holding(None);
+        batch.put(Table::Rows, id.encoded().clone(), row.encode());
+    }
 }
 
 fn tamper_step(bug: Bug, DecidedStep { step, view, plan }: &mut DecidedStep) {

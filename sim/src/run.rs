@@ -103,6 +103,10 @@ pub fn run(plan: &RunPlan, options: &Options) -> RunReport {
     drop(sim.settle());
     end_uploads(&mut sim, plan.setting.multipart);
     read_everything(&mut sim);
+    if sim.durable_state().state().tier > 0 {
+        // Once more: both the copies and what they replaced are accounted for.
+        drop(sim.settle());
+    }
     report(sim, &work)
 }
 

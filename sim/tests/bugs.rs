@@ -12,7 +12,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 37] = [
+const PLANTED: [Planted; 40] = [
     Planted {
         bug: Bug::AckBeforeSync,
         within: 10,
@@ -198,6 +198,21 @@ const PLANTED: [Planted; 37] = [
         within: 300,
         by: &["update"],
     },
+    Planted {
+        bug: Bug::RelocationOverwrites,
+        within: 100,
+        by: &["tiers", "I2", "linearizability"],
+    },
+    Planted {
+        bug: Bug::RelocationForgetsPayload,
+        within: 100,
+        by: &["tiers"],
+    },
+    Planted {
+        bug: Bug::TierReleasedEarly,
+        within: 400,
+        by: &["tiers"],
+    },
 ];
 
 /// Returns the plan of a seed in which a bug is searched.
@@ -205,10 +220,37 @@ fn plan_for(bug: Bug, seed: u64) -> RunPlan {
     let plan = RunPlan::generate(seed, 100);
     // Generated plans have few scrubs, and this bug shows only if a scrub reads exactly one flipped
     // bit: only 1 of 700 of them finds it.
-    if bug == Bug::ScrubUnconfirmed {
-        scrubs_of_flipped_bits(plan)
-    } else {
-        plan
+    match bug {
+        Bug::ScrubUnconfirmed => scrubs_of_flipped_bits(plan),
+        // A copy of a large object rarely meets a large put of the same object: in 2 of 1,000.
+        Bug::RelocationOverwrites => relocations_beside_puts(plan),
+        _ => plan,
+    }
+}
+
+/// Replaces the operations of a plan: a client moves a few large objects to another tier while the
+/// others overwrite them.
+fn relocations_beside_puts(plan: RunPlan) -> RunPlan {
+    let put = |object| Op::Put {
+        object,
+        bytes: 3_000,
+        shape: Shape::Bytes,
+        when: When::Any,
+        lifetime: Lifetime::Forever,
+    };
+    let puts = || (0..4).map(put);
+    let relocate = Op::Relocate {
+        dropped_after_ms: None,
+    };
+    let moves = puts().chain([Op::NextTier, relocate.clone(), relocate]);
+    let writer = || std::iter::repeat_with(puts).take(10).flatten().collect();
+    RunPlan {
+        setting: Setting {
+            inline_bytes_max: 0,
+            ..plan.setting
+        },
+        clients: vec![moves.collect(), writer(), writer()],
+        ..plan
     }
 }
 

@@ -82,11 +82,17 @@ pub enum Bug {
     FallbackVersionSurfaced,
     /// An update that lost a race writes the result of its first attempt.
     UpdateRunsOnce,
+    /// A relocation replaces whatever the row names by its copies.
+    RelocationOverwrites,
+    /// A relocated row does not store the identity of its payload.
+    RelocationForgetsPayload,
+    /// A blob tier is released although orphans name revisions in it.
+    TierReleasedEarly,
 }
 
 impl Bug {
     /// All bugs, in a fixed order.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 40] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::PointerBeforePayload,
@@ -124,6 +130,9 @@ impl Bug {
         Self::FallbackErrorIsAbsent,
         Self::FallbackVersionSurfaced,
         Self::UpdateRunsOnce,
+        Self::RelocationOverwrites,
+        Self::RelocationForgetsPayload,
+        Self::TierReleasedEarly,
     ];
 
     /// Returns the name of the bug for the command line.
@@ -166,6 +175,9 @@ impl Bug {
             Self::FallbackErrorIsAbsent => "fallback-error-is-absent",
             Self::FallbackVersionSurfaced => "fallback-version-surfaced",
             Self::UpdateRunsOnce => "update-runs-once",
+            Self::RelocationOverwrites => "relocation-overwrites",
+            Self::RelocationForgetsPayload => "relocation-forgets-payload",
+            Self::TierReleasedEarly => "tier-released-early",
         }
     }
 }

@@ -106,8 +106,10 @@ impl Tiered {
         context.commit_then(released.batch(), forget, ()).await?;
         for (number, tier) in tiers {
             tracing::info!(%number, "the store has released a blob tier");
-            if let Err(error) = tier.delete_marker().await {
-                tracing::warn!(%error, %number, "the marker of a released tier was not deleted");
+            let timeout = context.limits.sweep.timeout;
+            let deleted = context.env.deadline(timeout, tier.delete_marker()).await;
+            if !matches!(deleted, Some(Ok(()))) {
+                tracing::warn!(?deleted, %number, "a released tier may have kept its marker");
             }
         }
         Ok(())

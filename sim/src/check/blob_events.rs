@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::format::{self, Landing, Orphan};
 use super::model::Model;
 use super::words::{Words, short};
-use crate::disks::blobs::StoredBlobs;
+use crate::disks::blobs::{StoredBlobs, tier_of};
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 
@@ -76,13 +76,22 @@ impl Model {
     }
 
     /// Checks a blob that was created or has grown.
-    pub(crate) fn blob_written(&mut self, _tick: Tick, path: &str, is_whole: bool) {
+    pub(crate) fn blob_written(
+        &mut self,
+        _tick: Tick,
+        (tier, path): (usize, &str),
+        is_whole: bool,
+    ) {
         let Some(revision) = format::revision_of_path(path) else {
             return self.violated(
                 "I1",
                 format!("blob is not at the path of a revision: path={path}"),
             );
         };
+        if tier != tier_of(&revision) {
+            let message = format!("blob is written to another tier: revision={revision}");
+            self.violated("tiers", message);
+        }
         let Some(known) = self.revisions.get_mut(&revision) else {
             return self.violated(
                 "I1",
@@ -100,10 +109,14 @@ impl Model {
     }
 
     /// Checks a blob that was deleted.
-    pub(crate) fn blob_deleted(&mut self, _tick: Tick, path: &str) {
+    pub(crate) fn blob_deleted(&mut self, _tick: Tick, (tier, path): (usize, &str)) {
         let Some(revision) = format::revision_of_path(path) else {
             return;
         };
+        if tier != tier_of(&revision) {
+            let message = format!("blob is deleted in another tier: revision={revision}");
+            self.violated("tiers", message);
+        }
         if !self.orphaned.contains(&revision) {
             self.violated(
                 "I5",
@@ -133,11 +146,16 @@ impl Model {
                 .get(&reader.object)
                 .map(Vec::as_slice)
                 .unwrap_or_default();
-            let seen = states
-                .iter()
+            // A relocation during the opening leaves open which revisions are read.
+            let from = states.partition_point(|(tick, _)| *tick < reader.opened.start);
+            let opened = states[from.saturating_sub(1)..].iter();
+            let mut seen = opened
+                .take_while(|(tick, _)| *tick < reader.opened.end)
                 .filter_map(|(_, row)| row.as_ref())
-                .find(|row| row.version == reader.version);
-            seen.is_some_and(|row| row.revisions_of(&reader.range).contains(&revision))
+                .filter(|row| row.version == reader.version)
+                .map(|row| row.revisions_of(&reader.range).contains(&revision))
+                .peekable();
+            seen.peek().is_some() && seen.all(|names| names)
         });
         if is_read {
             self.violated(

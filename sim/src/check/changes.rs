@@ -44,7 +44,7 @@ impl Model {
             .map(|(_, row)| row.as_ref());
         std::iter::once(before)
             .chain(within)
-            .map(|row| row.and_then(|row| row.revisions().first().copied()))
+            .map(|row| row.and_then(|row| self.payload_id(row)))
             .collect()
     }
 
@@ -117,7 +117,9 @@ impl Model {
         let committed = changed
             .rows
             .iter()
-            .find_map(|(_, row)| row.as_ref().filter(|row| row.operation == id));
+            .filter_map(|(_, row)| row.as_ref())
+            // A relocated row keeps the operation of its write.
+            .find(|row| row.operation == id || row.names_any_of(&change.revisions));
         let filed = changed.steps.filed();
         let named = committed
             .or(self.rows.get(&change.object[..]))
@@ -184,10 +186,7 @@ impl Model {
             .filter_map(|revision| payload_in(self.revisions.get(revision)?, blobs));
         let writes: Vec<u64> = payloads.filter_map(|payload| write_of(&payload)).collect();
         let object = Bytes::from(change.object.clone());
-        let now = self
-            .rows
-            .get(&object)
-            .and_then(|row| row.revisions().first().copied());
+        let now = self.rows.get(&object).and_then(|row| self.payload_id(row));
         // A copy carries the payload of another write. A put with a precondition was in conflict,
         // not superseded.
         let of_this = |write: &u64| match self

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::call::{About, Asked, Call, Called};
 use super::fallback::{FALLBACK, source_state};
-use super::format::{self, BaseVersion, Change, LastVersion, Orphan, Row};
+use super::format::{self, BaseVersion, Change, LastVersion, Orphan, Row, Store};
 use super::model::Model;
 use super::sessions::Steps;
 use super::words::{Words, short};
@@ -103,7 +103,7 @@ impl Model {
         coverage: &mut Coverage,
         words: &mut Words,
     ) {
-        let changed = self.decode(tick, batch, blobs);
+        let changed = self.decode(tick, batch, blobs, coverage);
         self.together(&changed);
         // The checks below change the model, so the rows before the batch are read first.
         let before = self.before(&changed);
@@ -164,7 +164,13 @@ impl Model {
     }
 
     /// Decodes a batch. Takes the tables without a checker of their own directly into the model.
-    fn decode(&mut self, tick: Tick, batch: &Batch, blobs: &StoredBlobs) -> Changed {
+    fn decode(
+        &mut self,
+        tick: Tick,
+        batch: &Batch,
+        blobs: &StoredBlobs,
+        coverage: &mut Coverage,
+    ) -> Changed {
         // The last change of a key wins.
         let last: BTreeMap<_, _> = batch
             .ops()
@@ -197,10 +203,8 @@ impl Model {
                         self.raised(epoch);
                     }
                     if key == format::STORE {
-                        self.claims(
-                            value.as_ref().and_then(|value| format::decode(value)),
-                            blobs,
-                        );
+                        let store = value.as_ref().and_then(|value| Store::decode(value));
+                        self.claims(store, blobs, coverage);
                     }
                     if key == FALLBACK
                         && let Some(state) = value.as_ref().and_then(|value| source_state(value))

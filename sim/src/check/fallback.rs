@@ -103,6 +103,7 @@ impl Model {
             amend: None,
             saw: None,
             body: Body::Embedded(written.payload.clone()),
+            relocated: None,
         };
         let Some(source) = &mut self.source else {
             return;

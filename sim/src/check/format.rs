@@ -22,7 +22,8 @@ pub(crate) const AMEND: &str = "cenotaph-sim:amend";
 /// Custom attribute with the version that an update read, or 0 if there was no object.
 pub(crate) const SAW: &str = "cenotaph-sim:saw";
 
-/// Row of an object: `version=2 | postcard | embedded payload`.
+/// Row of an object: `version=2 | postcard | embedded payload`, or `version=3 | postcard` if its
+/// payload was relocated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) version: u64,
@@ -41,6 +42,8 @@ pub(crate) struct Row {
     /// Version that the update which wrote the row had read.
     pub(crate) saw: Option<u64>,
     pub(crate) body: Body,
+    /// Identity of a relocated payload: the first revision of its write.
+    pub(crate) relocated: Option<Uuid>,
 }
 
 /// Place of a row's payload.
@@ -101,6 +104,7 @@ enum Kind {
     Embedded,
     Separate(Uuid),
     Tombstone(Manifest),
+    Relocated(Manifest, Uuid),
 }
 
 impl Row {
@@ -116,7 +120,15 @@ impl Row {
         }
     }
 
-    /// Returns the revisions that hold any of these bytes.
+    /// Returns true if the row names any of these revisions.
+    pub(crate) fn names_any_of(&self, revisions: &[Uuid]) -> bool {
+        self.revisions()
+            .iter()
+            .any(|named| revisions.contains(named))
+    }
+
+    /// Returns the revisions that hold any of these bytes. A read does not open the blob of an empty
+    /// part.
     pub(crate) fn revisions_of(&self, range: &Range<u64>) -> Vec<Uuid> {
         let Body::Tombstone(manifest) = &self.body else {
             return Vec::new();
@@ -126,7 +138,7 @@ impl Row {
         for extent in &manifest.extents {
             let start = end;
             end += extent.bytes;
-            if start < range.end && range.start < end {
+            if start < range.end && range.start < end && extent.bytes > 0 {
                 of_range.push(extent.revision);
             }
         }
@@ -149,13 +161,24 @@ impl Row {
 
     /// Decodes a row. Returns `None` if the value does not match the drawing.
     pub(crate) fn decode(value: &Bytes) -> Option<Self> {
-        let (head, tail) = postcard::take_from_bytes::<Head>(versioned(value, 2)?).ok()?;
+        let is_relocated = value.first() == Some(&3);
+        let version = if is_relocated { 3 } else { 2 };
+        let (head, tail) = postcard::take_from_bytes::<Head>(versioned(value, version)?).ok()?;
+        let mut relocated = None;
         let body = match head.body {
-            Kind::Embedded => Body::Embedded(value.slice_ref(tail)),
+            Kind::Embedded if !is_relocated => Body::Embedded(value.slice_ref(tail)),
             // Only an embedded payload follows the head.
-            Kind::Separate(operation) if tail.is_empty() => Body::Separate(operation),
-            Kind::Tombstone(manifest) if tail.is_empty() => Body::Tombstone(manifest),
-            Kind::Separate(_) | Kind::Tombstone(_) => return None,
+            Kind::Separate(operation) if tail.is_empty() && !is_relocated => {
+                Body::Separate(operation)
+            }
+            Kind::Tombstone(manifest) if tail.is_empty() && !is_relocated => {
+                Body::Tombstone(manifest)
+            }
+            Kind::Relocated(manifest, payload) if tail.is_empty() && is_relocated => {
+                relocated = Some(payload);
+                Body::Tombstone(manifest)
+            }
+            _ => return None,
         };
         let number = |name: &str| head.custom.get(name).and_then(|text| text.parse().ok());
         let Head {
@@ -182,6 +205,7 @@ impl Row {
             amend: number(AMEND),
             saw: number(SAW),
             body,
+            relocated,
         })
     }
 }
@@ -267,15 +291,64 @@ pub(crate) fn revision_of_path(path: &str) -> Option<Uuid> {
     Uuid::try_parse(path.rsplit_once('@')?.1).ok()
 }
 
-/// Key of the store record in the meta table: `version=1 | postcard: id, tier`.
+/// Key of the store record in the meta table.
 pub(crate) const STORE: &[u8] = b"store";
 
-/// Returns the store id of a marker: `CENOTAPH | version=1 | id, 16 bytes | xxh3, little endian`.
-pub(crate) fn store_of_marker(marker: &[u8]) -> Option<Uuid> {
-    let rest = marker.strip_prefix(b"CENOTAPH\x01")?;
-    let sum = xxh3_64(marker.get(..25)?).to_le_bytes();
-    // The id and the checksum, and nothing after them.
-    (rest.len() == 24 && rest[16..] == sum).then(|| Uuid::from_slice(&rest[..16]).ok())?
+/// Blob tier of a store: its number and its id, which the first one does not have.
+pub(crate) type Tier = (u16, Option<Uuid>);
+
+/// Store record: `version=1 | postcard: id, state of the tier`, or, after a move to another tier,
+/// `version=2 | postcard: id, current tier, older tiers, next tier and its place`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Store {
+    pub(crate) id: Uuid,
+    pub(crate) is_claimed: bool,
+    pub(crate) current: Tier,
+    pub(crate) older: Vec<Tier>,
+    /// Tier that is being added.
+    pub(crate) next: Option<Tier>,
+}
+
+impl Store {
+    /// Decodes a store record.
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        if let Some(body) = versioned(value, 2) {
+            type Body = (Uuid, Tier, Vec<Tier>, Option<(Tier, String)>);
+            let ((id, current, older, next), rest) =
+                postcard::take_from_bytes::<Body>(body).ok()?;
+            return rest.is_empty().then_some(Self {
+                id,
+                is_claimed: true,
+                current,
+                older,
+                next: next.map(|(tier, _)| tier),
+            });
+        }
+        let (id, state) = decode::<(Uuid, u32)>(value)?;
+        // 0 is an unclaimed tier, 1 a claimed tier.
+        (state <= 1).then_some(Self {
+            id,
+            is_claimed: state == 1,
+            current: (0, None),
+            older: Vec::new(),
+            next: None,
+        })
+    }
+}
+
+/// Returns the store id and the tier id of a marker: `CENOTAPH | version | store id, 16 bytes | tier
+/// id, 16 bytes | xxh3, little endian`. That of the first tier has version 1 and no tier id.
+pub(crate) fn ids_of_marker(marker: &[u8]) -> Option<(Uuid, Option<Uuid>)> {
+    let ids = match marker.strip_prefix(b"CENOTAPH")?.first()? {
+        1 => 1,
+        2 => 2,
+        _ => return None,
+    };
+    let end = 9 + 16 * ids;
+    let sum = xxh3_64(marker.get(..end)?).to_le_bytes();
+    // The ids and the checksum, and nothing after them.
+    let id = |at: usize| Uuid::from_slice(marker.get(at..at + 16)?).ok();
+    (marker[end..] == sum).then(|| Some((id(9)?, if ids == 2 { Some(id(25)?) } else { None })))?
 }
 
 /// Prefix of the keys of last versions in the meta table: `floor 0x00 | row key`.

@@ -42,6 +42,14 @@ impl Model {
         before: &Before,
     ) -> WriteOrigin {
         let old = before.get(object);
+        // A relocation keeps the operation, too.
+        let is_same = |old: &&Row| old.operation == row.operation;
+        if old
+            .filter(is_same)
+            .is_some_and(|old| old.revisions() != row.revisions())
+        {
+            return WriteOrigin::Relocated;
+        }
         // A service under test does not number its writes. Then only refreshes can be recognised.
         if row.write.is_none() || self.calls.is_empty() {
             return if self.committed.contains(&row.operation) {
@@ -221,6 +229,10 @@ impl Model {
                 return self.check_update(object, row, old, tick);
             }
             (WriteOrigin::Adopted, _) => return self.check_adopted(object, row, coverage),
+            (WriteOrigin::Relocated, Some(old)) => {
+                coverage.count("tiers: relocated");
+                return self.check_relocated(&name, row, old);
+            }
             (WriteOrigin::Touched, Some(old)) => {
                 coverage.count("swap: read, and extended");
                 return self.check_idle_refresh(&name, row, old);
@@ -255,7 +267,13 @@ impl Model {
                 }
             }
             (WriteOrigin::Copied, _) => coverage.count("swap: copied"),
-            (WriteOrigin::Touched | WriteOrigin::Amended | WriteOrigin::Extended, None) => {
+            (
+                WriteOrigin::Touched
+                | WriteOrigin::Relocated
+                | WriteOrigin::Amended
+                | WriteOrigin::Extended,
+                None,
+            ) => {
                 self.violated(
                     "idle",
                     format!("idle refresh or change restores an absent object: object={name}"),

@@ -29,6 +29,7 @@ mod provoked;
 mod quiescence;
 mod reads;
 mod refusals;
+mod relocations;
 mod removals;
 mod row_commits;
 mod search;
@@ -45,7 +46,7 @@ pub(crate) use call::{
     ReadContent, Reading,
 };
 pub(crate) use fallback::SAW_IN_SOURCE;
-pub(crate) use format::{AMEND, SAW, WRITE};
+pub(crate) use format::{AMEND, SAW, WRITE, revision_of_path};
 pub(crate) use history::check_history;
 pub(crate) use model::Model;
 pub(crate) use quiescence::check_settled;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::Violation;
 use super::call::{Answer, Call, Called};
 use super::fallback::SourceModel;
-use super::format::{BaseVersion, Change, Landing, LastVersion, Orphan, Row};
+use super::format::{BaseVersion, Change, Landing, LastVersion, Orphan, Row, Store};
 use super::sessions::UploadHistory;
 use crate::faults::{Fault, PROVOKING};
 use crate::plan::UploadRules;
@@ -70,8 +70,10 @@ pub(crate) struct Model {
     pub(crate) rules: Option<UploadRules>,
     /// Longest inline payload, in bytes. `None` if no plan configures the engine.
     pub(crate) inline_bytes_max: Option<u64>,
-    /// Store that the index names, and true if its tier is claimed.
-    pub(super) store: Option<(Uuid, bool)>,
+    /// Store record in the index.
+    pub(super) store: Option<Store>,
+    /// Identity of each relocated payload, by its first revision.
+    pub(super) payload_ids: BTreeMap<Uuid, Uuid>,
     /// Newest durable epoch.
     pub(super) epoch: u64,
     /// Epoch of the engine that opened last.
@@ -102,6 +104,8 @@ pub(super) struct OpenReader {
     pub(super) version: u64,
     /// Bytes of the object that are read.
     pub(super) range: Range<u64>,
+    /// Ticks of the call and of the answer that opened the object.
+    pub(super) opened: Range<Tick>,
 }
 
 /// Metadata commit: a commit without new bytes.
@@ -125,6 +129,8 @@ pub(super) enum WriteOrigin {
     Adopted,
     /// Idle refresh: the same version with a later deadline.
     Touched,
+    /// Relocation: the same version with its payload in another blob tier.
+    Relocated,
     /// Copy of another object, which still exists.
     Copied,
     /// Rename of this object, which no longer exists.
@@ -389,12 +395,15 @@ impl Model {
 
     /// Records that a client has opened an object and reads on.
     pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64, range: Range<u64>) {
+        // The tick of the present event is not passed yet.
+        let opened = self.calls[call].at..self.times_ms.len() as Tick + 1;
         self.reading.insert(
             call,
             OpenReader {
                 object,
                 version,
                 range,
+                opened,
             },
         );
     }

@@ -27,7 +27,7 @@ pub(crate) fn check_settled(model: &mut Model, tables: Option<&DiskTables>, blob
         .chain(parts)
         .collect();
     // The marker is a blob, too, but no revision's.
-    model.marked(blobs);
+    model.check_tiers_at_rest(blobs);
     let mut present = BTreeSet::new();
     for path in blobs.paths() {
         match format::revision_of_path(&path) {

@@ -154,8 +154,7 @@ impl Model {
     /// The replaced state may also be equivalent to a seen state: the object has no live tombstone
     /// now, and the upload may have seen no tombstone, or a tombstone that has expired since.
     fn check_replaced(&mut self, object: &Bytes, old: Option<&Row>, row: &Row, tick: Tick) {
-        // A write replaces all revisions of a row at once, so the first identifies them.
-        let replaced = old.and_then(|old| old.revisions().first().copied());
+        let replaced = old.and_then(|old| self.payload_id(old));
         let seen = self.seen_by(row.operation, row.write, object);
         let is_free = replaced.is_none() || old.is_some_and(|old| !old.is_live(self.time_at(tick)));
         let had_expired = |first: &Option<Uuid>| {
@@ -165,7 +164,7 @@ impl Model {
                 .map(Vec::as_slice)
                 .unwrap_or_default();
             let rows = states.iter().filter_map(|(_, row)| row.as_ref());
-            let mut named = rows.filter(|row| row.revisions().first() == first.as_ref());
+            let mut named = rows.filter(|row| self.payload_id(row) == *first);
             first.is_none() || named.any(|row| !row.is_live(self.time_at(tick)))
         };
         // A move brings an object that is older than every write to the store.
@@ -254,7 +253,8 @@ impl Model {
         blobs: &StoredBlobs,
     ) {
         // An idle refresh keeps the version and the operation of the row.
-        if *origin != WriteOrigin::Touched {
+        // So does a relocation.
+        if !matches!(origin, WriteOrigin::Touched | WriteOrigin::Relocated) {
             self.check_version(object, row);
         }
         if let Some(write) = row.write
@@ -271,7 +271,16 @@ impl Model {
         self.check_payload(row, put.as_ref(), sum, is_assembled);
         if let Body::Tombstone(manifest) = &row.body {
             let is_new = self.is_new(object, manifest, before);
-            if is_new && !changed.settled.contains(&row.operation) {
+            // The change of a relocation is not the operation of the row.
+            let is_live = |revision: &Uuid| {
+                let change = self.fate.get(revision);
+                change.is_some_and(|change| changed.settled.contains(change))
+            };
+            let is_recorded = match origin {
+                WriteOrigin::Relocated => row.revisions().iter().all(is_live),
+                _ => changed.settled.contains(&row.operation),
+            };
+            if is_new && !is_recorded {
                 self.violated(
                     "I6",
                     format!("commit without a live change: operation={}", row.operation),

@@ -17,6 +17,7 @@ use cenotaph_storage::records::{BASE_VERSION_KEY, Orphan, last_versions_prefix};
 use cenotaph_storage::{Error, Result, RevisionId};
 use futures::future::BoxFuture;
 
+use crate::disks::blobs::tier_of;
 use crate::world::scheduler::Scheduler;
 
 /// Index that behaves wrongly, if the bug is a bug of indexes.
@@ -65,7 +66,8 @@ impl MutantIndex {
                 && let Some(revision) = RevisionId::from_slice(key)
             {
                 let path = path(&revision_key(&orphan.object, revision));
-                self.scheduler.durable_state().blob_goes(&path);
+                let tier = tier_of(revision.as_uuid());
+                self.scheduler.durable_state().blob_goes(tier, &path);
             }
         }
     }
@@ -94,10 +96,12 @@ impl MutantIndex {
     }
 }
 
-/// Snapshot without changes for a reader that has scanned the rows in it, which only the scrub of
-/// the blobs does.
+/// Snapshot without the entries of a table for a reader that has scanned the rows in it. Only the
+/// scrub of the blobs does so, and then scans the changes; and the end of a relocation, which then
+/// scans the orphans.
 struct MutantSnapshot {
     inner: Box<dyn Snapshot>,
+    hides: Table,
     has_scanned_rows: AtomicBool,
 }
 
@@ -118,7 +122,7 @@ impl Snapshot for MutantSnapshot {
         if table == Table::Rows {
             self.has_scanned_rows.store(true, Ordering::Relaxed);
         }
-        if table == Table::Changes && self.has_scanned_rows.load(Ordering::Relaxed) {
+        if table == self.hides && self.has_scanned_rows.load(Ordering::Relaxed) {
             return Box::pin(std::future::ready(Ok(Page::new())));
         }
         self.inner.scan(table, range)
@@ -223,13 +227,16 @@ impl Index for MutantIndex {
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let snapshot = self.inner.snapshot()?;
-        Ok(match self.bug {
-            Bug::ScrubForgetsChanges => Box::new(MutantSnapshot {
-                inner: snapshot,
-                has_scanned_rows: AtomicBool::new(false),
-            }),
-            _ => snapshot,
-        })
+        let hides = match self.bug {
+            Bug::ScrubForgetsChanges => Table::Changes,
+            Bug::TierReleasedEarly => Table::Orphans,
+            _ => return Ok(snapshot),
+        };
+        Ok(Box::new(MutantSnapshot {
+            inner: snapshot,
+            hides,
+            has_scanned_rows: AtomicBool::new(false),
+        }))
     }
 
     fn watch(&self, now: Duration) {

@@ -104,6 +104,7 @@ impl RunPlan {
             fallback: None,
         };
         plan.add_fallback();
+        plan.add_tiers();
         plan
     }
 }

@@ -17,6 +17,7 @@ mod fallback;
 mod generate;
 pub(crate) mod payload;
 mod shrink;
+mod tiers;
 mod uploads;
 
 pub use fallback::SourcePlan;
@@ -257,6 +258,13 @@ pub enum Op {
     OpenAnother,
     /// Migration from the fallback.
     Migrate {
+        /// Time after which the call is dropped, in milliseconds.
+        dropped_after_ms: Option<u64>,
+    },
+    /// Opens the engine over another blob tier, and that before as an older one.
+    NextTier,
+    /// Relocation of payloads from older blob tiers.
+    Relocate {
         /// Time after which the call is dropped, in milliseconds.
         dropped_after_ms: Option<u64>,
     },

@@ -220,6 +220,22 @@ pub(super) fn end_uploads(sim: &mut Sim, rules: UploadRules) {
     drop(sim.settle());
 }
 
+/// Relocates everything from older tiers. Returns whether all of them are released.
+async fn relocate_everything(world: &Controls, engine: &Engine, client: &Client) -> bool {
+    let has_older = || world.durable_state().state().model.has_older_tiers();
+    for attempt in 0..10 {
+        if !has_older() {
+            return true;
+        }
+        let relocate = Op::Relocate {
+            dropped_after_ms: None,
+        };
+        client.perform(&relocate, PROBES - 20 + attempt).await;
+        drop(world.settle(engine).await);
+    }
+    !has_older()
+}
+
 /// Runs a last incarnation that reads every object: each committed object exists, byte for byte,
 /// and no other does (I9).
 pub(super) fn read_everything(sim: &mut Sim) {
@@ -256,6 +272,16 @@ pub(super) fn read_everything(sim: &mut Sim) {
                     .model
                     .violated("seal", message);
             }
+            for object in &objects {
+                client.read_again(object).await;
+            }
+        }
+        if !relocate_everything(&world, &engine, &client).await {
+            let message = "a relocation without faults does not release the older tiers";
+            let durable_state = world.durable_state();
+            durable_state.state().model.violated("liveness", message);
+        }
+        if world.durable_state().state().tier > 0 {
             for object in &objects {
                 client.read_again(object).await;
             }

@@ -8,6 +8,7 @@ use cenotaph::{Engine, ErrorKind, Reason};
 use super::liveness::check_liveness;
 use crate::check::Answer;
 use crate::client::{Client, Slots};
+use crate::disks::blobs::TIERS;
 use crate::faults::Fault;
 use crate::plan::{Op, RunPlan};
 use crate::sim::Controls;
@@ -169,7 +170,13 @@ async fn run_client(client: Client, number: usize, work: Arc<RemainingWork>) {
         };
         let answer = client.perform(op, write).await;
         work.heard(number, &answer);
-        if let Op::Reopen { close } = op {
+        if let Op::NextTier = op {
+            let mut state = client.durable_state.state();
+            let next = state.model.current_tier() + 1;
+            state.tier = next.min(TIERS - 1);
+            drop(state);
+            work.reopen.store(true, Ordering::SeqCst);
+        } else if let Op::Reopen { close } = op {
             client
                 .durable_state
                 .state()

@@ -53,12 +53,14 @@ impl Controls {
             self.open_over_another_tier().await?;
         }
         let index = self.open_index()?;
-        let engine = self
-            .builder()
-            .index(index)
-            .blobs(network::operator(&self.scheduler))
-            .open()
-            .await?;
+        let tier = durable_state.state().tier;
+        let operator = |tier| network::operator(&self.scheduler, tier);
+        let builder = self.builder().index(index).blobs(operator(tier));
+        // Released tiers are given, too: they are ignored.
+        let builder = (0..tier).fold(builder, |builder, older| {
+            builder.older_blobs(operator(older))
+        });
+        let engine = builder.open().await?;
         {
             let mut state = self.scheduler.durable_state().state();
             // The engine is checked before a client can use it.
@@ -94,14 +96,14 @@ impl Controls {
             let other = StoreId::from_uuid(Uuid::from_u128(
                 self.scheduler.durable_state().below(u64::MAX).into(),
             ));
-            decoy.put(MARKER_PATH, marker::encode(other).into());
+            decoy.put(0, MARKER_PATH, marker::encode(other).into());
         }
         // The decoy is compared with its state before the opening, which may hold a marker.
         let before = decoy.bytes(MARKER_PATH);
         let opened = self
             .builder()
             .index(self.open_index()?)
-            .blobs(decoy.operator())
+            .blobs(decoy.operator(0))
             .open()
             .await;
         let durable_state = self.scheduler.durable_state();

@@ -19,7 +19,8 @@ use cenotaph_storage::planted::Bug;
 use opendal::{Buffer, Error, ErrorKind, Operator, Result};
 
 use crate::buffers::{buffer, content};
-use crate::disks::blobs::Flight;
+use crate::check::revision_of_path;
+use crate::disks::blobs::{Flight, tier_of};
 use crate::faults::Fault;
 use crate::trace::EventKind;
 use crate::world::durable_state::DurableState;
@@ -45,9 +46,9 @@ const AWAY_MS_MAX: u64 = 200_000;
 
 impl DurableState {
     /// Writes a blob, whole or in part.
-    fn blob_lands(&self, path: &str, content: Buffer, is_whole: bool) {
+    fn blob_lands(&self, tier: usize, path: &str, content: Buffer, is_whole: bool) {
         let bytes = content.len();
-        self.blobs.put(path, content);
+        self.blobs.put(tier, path, content);
         let mut state = self.state();
         let event = if is_whole {
             "blob written"
@@ -56,42 +57,48 @@ impl DurableState {
         };
         let tick = state.note(EventKind::Effect, event, || format!("{path} {bytes} bytes"));
         match path {
-            MARKER_PATH => state.model.marked(&self.blobs),
-            path => state.model.blob_written(tick, path, is_whole),
+            MARKER_PATH => state.model.marked(tier, &self.blobs),
+            path => state.model.blob_written(tick, (tier, path), is_whole),
         }
         state.report_violations();
     }
 
     /// Deletes a blob.
-    pub(crate) fn blob_goes(&self, path: &str) {
-        self.blobs.remove(path);
+    pub(crate) fn blob_goes(&self, tier: usize, path: &str) {
+        self.blobs.remove(tier, path);
         let mut state = self.state();
         let tick = state.note(EventKind::Effect, "blob deleted", || path.to_owned());
-        state.model.blob_deleted(tick, path);
+        state.model.blob_deleted(tick, (tier, path));
         state.report_violations();
     }
 
     /// Deletes all blobs except the marker.
     pub(crate) fn lose_blobs(&self) {
-        self.blobs
-            .paths()
-            .iter()
-            .for_each(|path| self.blob_goes(path));
+        for path in self.blobs.paths() {
+            let tier = revision_of_path(&path).map_or(0, |revision| tier_of(&revision));
+            self.blob_goes(tier, &path);
+        }
     }
 
     /// Applies a late effect, if it has not been applied.
     fn flight_lands(&self, flight: u64) {
-        let Some(Flight { path, content, .. }) = self.blobs.arrive(flight) else {
+        let Some(flight) = self.blobs.arrive(flight) else {
             return;
         };
+        let Flight {
+            tier,
+            path,
+            content,
+            ..
+        } = flight;
         self.state().coverage.count("blob: landed late");
-        self.blob_lands(&path, content, true);
+        self.blob_lands(tier, &path, content, true);
     }
 }
 
-/// Connection of an incarnation to the blob tier.
+/// Connection of an incarnation to the blob tier with this number.
 #[derive(Clone)]
-struct Link(Arc<Scheduler>);
+struct Link(Arc<Scheduler>, usize);
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -99,18 +106,19 @@ impl std::fmt::Debug for Link {
     }
 }
 
-/// Returns the operator on the blobs for an incarnation.
-pub(crate) fn operator(scheduler: &Arc<Scheduler>) -> Operator {
+/// Returns the operator on the blobs of a tier for an incarnation.
+pub(crate) fn operator(scheduler: &Arc<Scheduler>, tier: usize) -> Operator {
     scheduler
         .durable_state()
         .blobs
-        .operator()
-        .layer(layer::Breakable(Link(Arc::clone(scheduler))))
+        .operator(tier)
+        .layer(layer::Breakable(Link(Arc::clone(scheduler), tier)))
 }
 
 /// Schedules the late effects of earlier incarnations in this incarnation.
 pub(crate) fn resume_flights(scheduler: &Arc<Scheduler>) {
-    let link = Link(Arc::clone(scheduler));
+    // A flight knows its tier.
+    let link = Link(Arc::clone(scheduler), 0);
     scheduler
         .durable_state()
         .blobs
@@ -202,7 +210,9 @@ impl Link {
             .durable_state()
             .strikes(Fault::BlobPartial, || path.to_owned())
         {
-            self.durable_state().blob_lands(path, joined(so_far), false);
+            let partial = joined(so_far);
+            self.durable_state()
+                .blob_lands(self.1, path, partial, false);
         }
         self.response("blob write done", path).await
     }
@@ -227,9 +237,9 @@ impl Link {
             return Err(Self::away(ErrorKind::NotFound));
         }
         match flight {
-            None => durable_state.blob_lands(path, content, true),
+            None => durable_state.blob_lands(self.1, path, content, true),
             Some(number) if durable_state.blobs.arrive(number).is_some() => {
-                durable_state.blob_lands(path, content, true);
+                durable_state.blob_lands(self.1, path, content, true);
             }
             // The flight has arrived on its own.
             Some(_) => {}
@@ -246,6 +256,7 @@ impl Link {
         let durable_state = self.durable_state();
         let due = durable_state.elapsed() + Duration::from_millis(durable_state.below(LATE_MS_MAX));
         let number = durable_state.blobs.take_off(Flight {
+            tier: self.1,
             path: path.to_owned(),
             content,
             due,
@@ -282,6 +293,7 @@ impl Link {
             };
         }
         if self.durable_state().state().strict_deletes
+            && path != MARKER_PATH
             && self.durable_state().blobs.bytes(path).is_none()
         {
             self.durable_state()
@@ -290,13 +302,13 @@ impl Link {
                 .count("blob: a deletion found nothing");
             return Err(Error::new(ErrorKind::NotFound, "nothing to delete"));
         }
-        self.durable_state().blob_goes(path);
+        self.durable_state().blob_goes(self.1, path);
         if self
             .durable_state()
             .strikes(Fault::BlobDeletedTwice, || path.to_owned())
         {
             self.request("blob delete again", path).await?;
-            self.durable_state().blob_goes(path);
+            self.durable_state().blob_goes(self.1, path);
         }
         self.response("blob delete done", path).await
     }

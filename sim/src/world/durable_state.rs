@@ -69,6 +69,8 @@ pub(crate) struct State {
     pub(crate) writes_max: Option<usize>,
     /// Objects of the fallback, if the engine is opened over one.
     pub(crate) source: Option<Source>,
+    /// Blob tier over which the engine is opened next. All before it are older tiers.
+    pub(crate) tier: usize,
     uploads: usize,
     clock: Clock,
 }
@@ -131,6 +133,7 @@ impl DurableState {
             tier_away_until: Duration::ZERO,
             writes_max: None,
             source: None,
+            tier: 0,
             uploads: 0,
             clock: Clock::default(),
         };

@@ -4,21 +4,24 @@
 //! record in the index     given as current          given as older          result
 //! current n, older ..     mark of n                 marks of all older      open
 //! current n, older ..     mark of n                 not all older           Invalid
-//! current n, older ..     no mark, or one of this   mark of n               tier n + 1 is current,
-//!                         store that was never                              n is older
-//!                         recorded; no other files
+//! current n, older ..     mark of n                 one without a mark      Unavailable
+//! current n, older ..     another mark              one without a mark      Unavailable
+//! current n, older ..     no mark, or that of the   mark of n               tier n + 1 is current,
+//!                         next tier; no other files                         n is older
 //! anything else           the table of `ownership.rs`
 //! ```
 //!
-//! A tier is added in two steps, each durable before the next: its marker, with a fresh tier id,
-//! and the record. A crash in between leaves a marker that no record names, which the next opening
-//! replaces. A tier that was released and is still given as older is ignored.
+//! A tier is added in three steps, each durable before the next: the record with a fresh tier id and
+//! the place of the next tier, the marker, the record with the tier as the current one. A repetition
+//! at the same place uses the same id, because the marker of the first attempt may appear late. At
+//! another place it uses a fresh id, so that no two tiers have the same mark. A tier that was
+//! released and is still given as older is ignored.
 //!
 //! Guards I11.
 
 use super::{TierClaim, TierPlace, TierView, refusal};
 use crate::blobs::{BlobTier, BlobTiers, Contents, Marker};
-use crate::records::{NumberedTier, StoreRecord};
+use crate::records::{NextTier, NumberedTier, StoreRecord};
 use crate::types::{Error, ErrorKind, Result, TierMark, TierNumber};
 
 /// Locations of the blob tiers of a store.
@@ -30,8 +33,8 @@ pub struct TierPlaces {
     pub older: Vec<TierPlace>,
 }
 
-/// An older tier as it was found.
-type FoundTier = (Marker, BlobTier);
+/// An older tier as it was found; no tier if its directory does not exist.
+type FoundTier = (Marker, Option<BlobTier>, String);
 
 impl TierClaim {
     /// Returns the tiers at these places if they belong to the store. Takes the current tier if
@@ -49,9 +52,17 @@ impl TierClaim {
         let older = self.find_older(places.older).await?;
         if !older.is_empty()
             && let Some(record) = StoreRecord::read(&*self.index).await?
-            && has(&older, record.mark(record.current))
         {
-            self.add(&record, places.current.clone()).await?;
+            let mark = record.mark(record.current);
+            if has(&older, mark) {
+                self.add(&record, places.current.clone()).await?;
+            } else if unmarked(&older).is_some() {
+                // The unmarked tier may be the current one, and the other one the next.
+                let TierView { marker, .. } = self.inspect(&places.current).await?;
+                if !matches!(marker, Marker::Of(found) if found == mark) {
+                    return Err(missing(mark, record.current.number, &older));
+                }
+            }
         }
         let current = self.take(places.current).await?;
         self.assemble(current, older).await
@@ -69,12 +80,14 @@ impl TierClaim {
         self.assemble(current, older).await
     }
 
-    /// Reads the markers of the older tiers. A directory that does not exist is left out.
+    /// Reads the markers of the older tiers.
     async fn find_older(&self, places: Vec<TierPlace>) -> Result<Vec<FoundTier>> {
         let mut found = Vec::with_capacity(places.len());
         for place in places {
-            let TierView { tier, marker, .. } = self.inspect(&place).await?;
-            found.extend(tier.map(|tier| (marker, tier)));
+            let TierView {
+                tier, marker, text, ..
+            } = self.inspect(&place).await?;
+            found.push((marker, tier, text));
         }
         Ok(found)
     }
@@ -85,13 +98,12 @@ impl TierClaim {
         let TierView {
             tier, marker, text, ..
         } = self.inspect(&place).await?;
+        let next = self.next(record, &text)?;
         match &marker {
-            Marker::Absent => {}
-            // Of an earlier attempt that ended before the record.
-            Marker::Of(found) if found.store == record.id && !is_recorded(record, *found) => {}
-            // A torn marker of an earlier attempt, or something else: the check of the contents
+            // A torn marker is of an earlier attempt, or something else: the check of the contents
             // decides, because a marker alone holds no data.
-            Marker::Unreadable(..) => {}
+            Marker::Absent | Marker::Unreadable(..) => {}
+            Marker::Of(found) if *found == record.mark(next.tier) => {}
             Marker::Of(found) => {
                 let cause = format!("belongs to another store or is in use: found={found}");
                 return Err(refusal(ErrorKind::Invalid, &cause, &text));
@@ -106,27 +118,50 @@ impl TierClaim {
             let cause = format!("contains files, and a store moves to an empty tier: file={path}");
             return Err(refusal(ErrorKind::Invalid, &cause, &text));
         }
-        let number = record.current.number.next().ok_or_else(|| {
-            let last = TierNumber::LAST;
-            let message = format!("the store has had too many blob tiers: max={last}");
-            Error::new(ErrorKind::Invalid, "open", message)
-        })?;
-        let current = NumberedTier {
-            number,
-            id: Some(self.env.tier_id()),
-        };
+        // Step 1: the next tier.
+        let current = next.tier;
+        if record.next.as_ref() != Some(&next) {
+            let adding = StoreRecord {
+                next: Some(next),
+                ..record.clone()
+            };
+            adding.write(&self.index).await?;
+        }
+        // Step 2: the marker.
         let tier = self.created(tier, place).await?;
         tier.write_marker(record.mark(current)).await?;
+        // Step 3: the current tier.
         let mut older = record.older.clone();
         older.push(record.current);
         let added = StoreRecord {
             current,
             older,
+            next: None,
             ..record.clone()
         };
         added.write(&self.index).await?;
+        let number = current.number;
         tracing::info!(tier = text, %number, "the store has a new current blob tier");
         Ok(())
+    }
+
+    /// Returns the tier to add at this place.
+    fn next(&self, record: &StoreRecord, place: &str) -> Result<NextTier> {
+        if let Some(next) = record.next.as_ref().filter(|next| next.place == place) {
+            return Ok(next.clone());
+        }
+        let number = record.current.number.next().ok_or_else(|| {
+            let last = TierNumber::LAST;
+            let message = format!("the store has had too many blob tiers: max={last}");
+            Error::new(ErrorKind::Invalid, "open", message)
+        })?;
+        Ok(NextTier {
+            tier: NumberedTier {
+                number,
+                id: Some(self.env.tier_id()),
+            },
+            place: place.to_owned(),
+        })
     }
 
     /// Joins the current tier with the older tiers that the record names.
@@ -137,14 +172,9 @@ impl TierClaim {
         let mut older = Vec::with_capacity(record.older.len());
         for &tier in &record.older {
             let mark = record.mark(tier);
-            let is_it = |(marker, _): &&FoundTier| matches!(marker, Marker::Of(of) if *of == mark);
-            let Some((_, found)) = found.iter().find(is_it) else {
-                let message = format!(
-                    "the store still has objects in an older blob tier, which was not given: \
-                     tier={mark} number={}",
-                    tier.number
-                );
-                return Err(Error::new(ErrorKind::Invalid, "open", message));
+            let is_it = |(marker, ..): &&FoundTier| matches!(marker, Marker::Of(of) if *of == mark);
+            let Some((_, Some(found), _)) = found.iter().find(is_it) else {
+                return Err(missing(mark, tier.number, &found));
             };
             found.belongs_to(mark);
             found.check_owner().await?;
@@ -178,13 +208,29 @@ impl TierClaim {
 
 /// Returns whether a tier with this mark was found.
 fn has(found: &[FoundTier], mark: TierMark) -> bool {
-    found
-        .iter()
-        .any(|(marker, _)| matches!(marker, Marker::Of(found) if *found == mark))
+    let mut markers = found.iter().map(|(marker, ..)| marker);
+    markers.any(|marker| matches!(marker, Marker::Of(found) if *found == mark))
 }
 
-/// Returns whether the record names a tier with this mark.
-fn is_recorded(record: &StoreRecord, mark: TierMark) -> bool {
-    let mut all = record.older.iter().chain([&record.current]);
-    all.any(|&tier| record.mark(tier) == mark)
+/// Returns the location of a tier that was found without a mark.
+fn unmarked(found: &[FoundTier]) -> Option<&str> {
+    let mut texts = found.iter().filter_map(|(marker, _, text)| match marker {
+        Marker::Of(_) => None,
+        Marker::Absent | Marker::Unreadable(..) => Some(text.as_str()),
+    });
+    texts.next()
+}
+
+/// Returns the error for an older tier that was not found.
+fn missing(mark: TierMark, number: TierNumber, found: &[FoundTier]) -> Error {
+    // A tier without its mark may be the missing one, on a disk that is not mounted.
+    if let Some(text) = unmarked(found) {
+        let cause = format!("is an older one without its mark: expected={mark}");
+        return refusal(ErrorKind::Unavailable, &cause, text);
+    }
+    let message = format!(
+        "the store still has objects in an older blob tier, which was not given: tier={mark} \
+         number={number}"
+    );
+    Error::new(ErrorKind::Invalid, "open", message)
 }

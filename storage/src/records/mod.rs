@@ -38,7 +38,7 @@ pub use orphan::{LateWrite, Orphan, OrphanDue};
 pub use part::{Filed, Part, all_parts_prefix, is_part_key, part_key, parts_prefix, read_part_key};
 pub use payload::BlockChecksums;
 pub use row::{EMBEDDED_BYTES_MAX, Row, RowBody};
-pub use store::{NumberedTier, STORE_KEY, StoreRecord, TierState};
+pub use store::{NextTier, NumberedTier, STORE_KEY, StoreRecord, TierState};
 pub use upload_record::{
     PartsDigest, UploadPhase, UploadRecord, all_sessions_prefix, decode_upload_record_key,
     session_prefix, upload_record_key,

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! key "store"  value: version=1, postcard: id (16 bytes), tier (0 = Pending, 1 = Claimed)
-//!                     version=2, postcard: id, current tier, older tiers
+//!                     version=2, postcard: id, current tier, older tiers, next tier and its place
 //!                                a tier is its number and its id, which the first one does not have
 //! ```
 //!
-//! Version 2 is written as soon as the store has had more than its first tier, so that earlier
-//! builds refuse a store whose blobs they can't find.
+//! Version 2 is written as soon as the store is moved from its first tier, so that earlier builds
+//! refuse a store whose blobs they can't find.
 //!
 //! Guards I11 together with the marker in the blob tier. `Pending` is durable before the marker is
 //! written, and `Claimed` is written only after the marker is durable. A tier without a marker is
@@ -68,6 +68,17 @@ pub struct StoreRecord {
     pub current: NumberedTier,
     /// Tiers that were current before, and may still hold revisions.
     pub older: Vec<NumberedTier>,
+    /// Tier that is being added. Its marker may or may not be in its place.
+    pub next: Option<NextTier>,
+}
+
+/// A tier that is being added to a store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextTier {
+    /// The tier.
+    pub tier: NumberedTier,
+    /// Location of the tier, as in messages.
+    pub place: String,
 }
 
 /// Stored form of a record with one tier.
@@ -83,6 +94,7 @@ struct StoredSeveral {
     id: StoreId,
     current: NumberedTier,
     older: Vec<NumberedTier>,
+    next: Option<NextTier>,
 }
 
 impl StoreRecord {
@@ -93,6 +105,7 @@ impl StoreRecord {
             tier,
             current: NumberedTier::FIRST,
             older: Vec::new(),
+            next: None,
         }
     }
 
@@ -107,11 +120,16 @@ impl StoreRecord {
     /// Encodes the record for storage.
     pub fn encode(&self) -> Bytes {
         let (id, tier, current) = (self.id, self.tier, self.current);
-        if current == NumberedTier::FIRST {
+        if current == NumberedTier::FIRST && self.next.is_none() {
             return codec::encode(FORMAT, &StoredFirst { id, tier }).into();
         }
-        let older = self.older.clone();
-        codec::encode(SEVERAL, &StoredSeveral { id, current, older }).into()
+        let several = StoredSeveral {
+            id,
+            current,
+            older: self.older.clone(),
+            next: self.next.clone(),
+        };
+        codec::encode(SEVERAL, &several).into()
     }
 
     /// Decodes a stored record.
@@ -124,14 +142,26 @@ impl StoreRecord {
             let StoredFirst { id, tier } = codec::decode("store record", FORMAT, value)?;
             return Ok(Self::new(id, tier));
         }
-        let StoredSeveral { id, current, older } = codec::decode("store record", SEVERAL, value)?;
-        let all = || older.iter().chain([&current]);
+        let StoredSeveral {
+            id,
+            current,
+            older,
+            next,
+        } = codec::decode("store record", SEVERAL, value)?;
+        let next_tier = next.as_ref().map(|next| next.tier);
         // The numbers select the tier of a revision, and the ids tell the tiers apart.
-        let is_sound = all().all(|tier| {
+        let is_sound = |tier: &NumberedTier| {
             tier.number <= TierNumber::LAST
                 && (tier.number == TierNumber::FIRST) == tier.id.is_none()
-        });
-        if !is_sound || older.iter().any(|tier| tier.number >= current.number) {
+        };
+        if !older
+            .iter()
+            .chain([&current])
+            .chain(&next_tier)
+            .all(is_sound)
+            || older.iter().any(|tier| tier.number >= current.number)
+            || next_tier.is_some_and(|next| next.number <= current.number)
+        {
             return Err(codec::corrupt("store record", "inconsistent tiers"));
         }
         Ok(Self {
@@ -139,6 +169,7 @@ impl StoreRecord {
             tier: TierState::Claimed,
             current,
             older,
+            next,
         })
     }
 
@@ -208,11 +239,29 @@ mod tests {
         assert_golden(
             &encoded,
             "02 10 00000000000000000000000000000007 ac02 01 10 0000000000000000000000000000000a \
-             02 00 00 02 01 10 0000000000000000000000000000000b",
+             02 00 00 02 01 10 0000000000000000000000000000000b 00",
         );
         assert_eq!(StoreRecord::decode(&encoded).unwrap(), record);
+        let moving = StoreRecord {
+            next: Some(NextTier {
+                tier: tier(301, 0xc),
+                place: "x".to_owned(),
+            }),
+            ..record.clone()
+        };
+        assert_golden(
+            &moving.encode(),
+            "02 10 00000000000000000000000000000007 ac02 01 10 0000000000000000000000000000000a \
+             02 00 00 02 01 10 0000000000000000000000000000000b \
+             01 ad02 01 10 0000000000000000000000000000000c 01 78",
+        );
+        assert_eq!(StoreRecord::decode(&moving.encode()).unwrap(), moving);
         assert_robust(&encoded, StoreRecord::decode);
         let inconsistent = [
+            StoreRecord {
+                current: tier(302, 1),
+                ..moving
+            },
             StoreRecord {
                 older: vec![tier(300, 1)],
                 ..record.clone()

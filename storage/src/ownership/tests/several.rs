@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::blobs::BlobTiers;
-use crate::records::NumberedTier;
-use crate::types::{Reason, TierId, TierNumber};
+use crate::records::{NextTier, NumberedTier};
+use crate::types::{Reason, TierNumber};
 
 /// A store, and the tiers that it may be opened over.
 struct SeveralTiers {
@@ -154,24 +154,101 @@ async fn only_an_empty_tier_becomes_the_current_one() {
 #[tokio::test]
 async fn interrupted_addition_of_a_tier_is_repeated() {
     let store = SeveralTiers::new(2).await;
-    let record = store.scene.record().await.unwrap();
-    let added = NumberedTier {
-        number: TierNumber::new(1).unwrap(),
-        id: Some(TierId::from_uuid(Uuid::from_u128(5))),
+    let before = store.scene.record().await.unwrap();
+    store.open(1, &[0]).await.unwrap();
+    let after = store.scene.record().await.unwrap();
+    let marker = encode(after.mark(after.current));
+    let place = BlobTier::new(
+        store.tiers[1].clone(),
+        Env::real().unwrap(),
+        BlobOptions::default(),
+    )
+    .place();
+    let adding = StoreRecord {
+        next: Some(NextTier {
+            tier: after.current,
+            place,
+        }),
+        ..before
     };
-    let marker = encode(record.mark(added));
-    // The marker is whole, or torn; the record is missing.
+    // The marker is whole, torn or absent; the last record is missing.
     for left in [&marker[..], &marker[..20], &[0; 49][..], &[][..]] {
         store.mark(1, left.to_vec()).await;
-        store.scene.set_record(Some(record.clone())).await;
+        store.scene.set_record(Some(adding.clone())).await;
         // The store still opens as before.
         let tiers = store.open(0, &[]).await.unwrap();
         assert_eq!(tiers.number(), TierNumber::FIRST);
-        let tiers = store.open(1, &[0]).await.unwrap();
-        assert_eq!(tiers.number(), added.number);
-        let current = store.scene.record().await.unwrap().current;
-        assert_ne!(current, added, "a fresh id");
+        store.open(1, &[0]).await.unwrap();
+        assert_eq!(store.scene.record().await, Some(after.clone()));
     }
+    store.tiers[1].delete(MARKER_PATH).await.unwrap();
+    store.scene.set_record(Some(adding.clone())).await;
+    store.open(1, &[0]).await.unwrap();
+    // The marker of the first attempt may appear late. It is the same.
+    assert_eq!(store.scene.record().await, Some(after));
+}
+
+#[tokio::test]
+async fn two_places_never_get_the_same_mark() {
+    let store = SeveralTiers::new(2).await;
+    let dir = TempDir::new().unwrap();
+    let elsewhere = TierPlaces {
+        current: TierPlace::Directory(dir.path().join("blobs")),
+        older: store.places(1, &[0]).older,
+    };
+    let before = store.scene.record().await.unwrap();
+    let adding = |record: StoreRecord, current, place: &str| StoreRecord {
+        next: Some(NextTier {
+            tier: current,
+            place: place.to_owned(),
+        }),
+        ..record
+    };
+    let claim = store.scene.claim(false);
+    claim.take_all(elsewhere).await.unwrap();
+    let first = store.scene.record().await.unwrap();
+    // That attempt ended before its last step, and the next one is for another place.
+    let place = dir.path().join("blobs").display().to_string();
+    let interrupted = adding(before, first.current, &place);
+    store.scene.set_record(Some(interrupted)).await;
+    store.open(1, &[0]).await.unwrap();
+    let second = store.scene.record().await.unwrap();
+    assert_eq!(second.current.number, first.current.number);
+    assert_ne!(second.current.id, first.current.id);
+}
+
+#[tokio::test]
+async fn older_tier_without_its_mark_is_unavailable() {
+    let store = SeveralTiers::new(2).await;
+    store.open(1, &[0]).await.unwrap();
+    store.tiers[0].delete(MARKER_PATH).await.unwrap();
+    let kind = ErrorKind::Unavailable;
+    store
+        .refuses(1, &[0], kind, "an older one without its mark")
+        .await;
+    // Between the steps of an addition, too.
+    let after = store.scene.record().await.unwrap();
+    let adding = StoreRecord {
+        older: Vec::new(),
+        current: NumberedTier::FIRST,
+        next: Some(NextTier {
+            tier: after.current,
+            place: "elsewhere".to_owned(),
+        }),
+        ..after.clone()
+    };
+    store.scene.set_record(Some(adding)).await;
+    store
+        .refuses(1, &[0], kind, "an older one without its mark")
+        .await;
+    store.scene.set_record(Some(after)).await;
+    let places = TierPlaces {
+        older: vec![TierPlace::Directory("/absent/blobs".into())],
+        ..store.places(1, &[])
+    };
+    let claim = store.scene.claim(false);
+    let error = claim.take_all(places).await.err().expect("refused");
+    assert_eq!(error.kind(), kind);
 }
 
 #[tokio::test]
