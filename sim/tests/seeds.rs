@@ -57,6 +57,22 @@ fn no_seed_violates_a_claim_and_coverage_is_complete() {
     );
 }
 
+/// Until the seal no mask can be dropped, so that a walk after the other would find the same ones.
+#[test]
+fn masks_over_the_limit_do_not_hurry_the_pruner() {
+    let mut plans = 0;
+    for seed in 2100..2200 {
+        let plan = RunPlan::generate(seed, 100);
+        let limit = plan.setting.last_versions.entries_max;
+        if plan.fallback.is_some() && limit != LastVersionRules::default().entries_max {
+            let steps = run(&plan, &Options::default()).steps;
+            assert!(steps < 10_000, "seed {seed}: {steps} steps");
+            plans += 1;
+        }
+    }
+    assert!(plans > 2, "{plans}");
+}
+
 #[test]
 fn no_seed_violates_a_claim_on_real_fjall() {
     let seen = run_seeds(

@@ -8,7 +8,8 @@
 //!
 //! The pruner decides nothing. The shard reads each object again, and drops its last version in a
 //! batch that raises the base version (docs/adr/0027). A pass reads one page, so that its cost is
-//! bounded. The position is in memory: a new actor begins its walk again.
+//! bounded. The position is in memory: a new actor begins its walk again. While a fallback is
+//! attached, nothing can be dropped, so that no walk is in a hurry. The seal wakes the pruner.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,9 +105,11 @@ impl BackgroundWorker for Pruner {
         let limits = &self.context.limits.last_versions;
         let now = self.context.env.steady_now();
         walk.add(outcome);
+        // Masks over the limits stay over them until the seal (docs/adr/0029).
+        let may_drop = !self.context.is_fallback_open();
         if outcome.rest.is_some() {
             // Pages with old entries follow each other: their number is bounded by the deletions.
-            let is_behind = outcome.pruned > 0 || walk.kept() > limits.entries_max;
+            let is_behind = may_drop && (outcome.pruned > 0 || walk.kept() > limits.entries_max);
             let pause = if is_behind {
                 Duration::ZERO
             } else {
@@ -121,7 +124,7 @@ impl BackgroundWorker for Pruner {
         metrics::gauge!("cenotaph_last_versions").set(to_f64(kept));
         let is_over = walk.end(outcome.begun, limits.entries_max);
         let stored = self.context.last_versions_stored.load(Ordering::Relaxed);
-        let pause = if is_over || stored >= limits.stored_max() {
+        let pause = if may_drop && (is_over || stored >= limits.stored_max()) {
             limits.page_interval
         } else {
             limits.walk_interval

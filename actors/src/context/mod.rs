@@ -123,12 +123,17 @@ impl Context {
         let most = self.limits.last_versions.stored_max();
         // Once for each walk: the pruner starts over with the count.
         if before < most && before.saturating_add(stored) >= most {
-            wake(
-                &self.prune_requested,
-                &self.registry.pruner,
-                PrunerMessage::Wake,
-            );
+            self.wake_pruner();
         }
+    }
+
+    /// Wakes the pruner.
+    pub(crate) fn wake_pruner(&self) {
+        wake(
+            &self.prune_requested,
+            &self.registry.pruner,
+            PrunerMessage::Wake,
+        );
     }
 
     /// Fails the engine if its index is poisoned. Only a reopen can resolve its last commits.

@@ -84,8 +84,11 @@ impl Tiered {
         let attached = context.fallback.as_ref();
         let attached = attached.map(|fallback| fallback.attached.clone());
         let running = running.clone();
+        let sealing = Arc::clone(context);
         let seal = move || {
             attached.iter().for_each(AttachedFallback::seal);
+            // The pruner did not hurry while it could drop nothing.
+            sealing.wake_pruner();
             drop(running);
         };
         context.commit_then(sealed.batch(), seal, ()).await?;
