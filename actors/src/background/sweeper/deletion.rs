@@ -19,6 +19,8 @@ type DueOrphan = (RevisionKey, Orphan);
 
 /// Maximum time that a group of deletions waits for more deletions to end.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
+/// Interval at which a pass that waits for deletions looks for orphans that were added meanwhile.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// Outcome of an attempt to delete an orphan.
 enum DeleteAttempt {
@@ -96,12 +98,12 @@ impl Sweeper {
                 self.settle(std::mem::take(&mut group), progress).await?;
                 return Ok(was_due);
             }
-            let is_full = match self
-                .context
-                .env
-                .deadline(SETTLE_AFTER, under_way.next())
-                .await
-            {
+            let patience = if group.len() == 0 {
+                LOOK_AFTER
+            } else {
+                SETTLE_AFTER
+            };
+            let is_full = match self.context.env.deadline(patience, under_way.next()).await {
                 Some(ended) => {
                     if let Some(attempt) = ended.transpose()? {
                         progress.note(attempt, &mut group);
