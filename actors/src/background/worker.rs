@@ -149,7 +149,8 @@ impl<W: BackgroundWorker> Actor for Worker<W> {
         };
         // Before the pass: work that arrives during the pass requests another one.
         worker.requested().store(false, Ordering::Release);
-        let outcome = worker.pass(&state.memory).await;
+        // In a box: the layers around a handler move its state, which is of several kilobytes.
+        let outcome = Box::pin(worker.pass(&state.memory)).await;
         if let Some(due) = self.next_pass(&outcome, state) {
             self.set_timer(state, due, myself);
         }

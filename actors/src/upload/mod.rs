@@ -134,7 +134,8 @@ impl Actor for BlobUpload {
             // Made before the job is consumed. After a commit it has no effect: the first answer
             // counts.
             let refuse = job.purpose.refusal();
-            if let Err(error) = self.run(*job).await {
+            // In a box: the layers around a handler move its state, which is of several kilobytes.
+            if let Err(error) = Box::pin(self.run(*job)).await {
                 refuse(error);
                 if self.context.blobs.trouble().is_some() {
                     // The sweeper checks the blob tier again until the tier is available.
