@@ -175,53 +175,45 @@ impl Model {
         let last: BTreeMap<_, _> = batch
             .ops()
             .iter()
-            .map(|(table, key, value)| ((*table, key.clone()), value.clone()))
+            .map(|(table, key, value)| ((*table, key), value.as_ref()))
             .collect();
         let mut changed = Changed::default();
         for ((table, key), value) in last {
             let is_decoded = match table {
                 Table::Rows => {
                     // A value that can't be decoded is a violation. A missing value is a removal.
-                    let row = value.as_ref().map(Row::decode);
+                    let row = value.map(Row::decode);
                     row.as_ref()
                         .is_none_or(Option::is_some)
                         .then(|| changed.rows.push((key.clone(), row.flatten())))
                 }
-                Table::Changes => {
-                    entry(&key, value.as_ref()).map(|entry| changed.changes.push(entry))
-                }
-                Table::Orphans => {
-                    entry(&key, value.as_ref()).map(|entry| changed.orphans.push(entry))
-                }
-                Table::Payloads => keep(&mut self.payloads, &key, value.is_some()),
+                Table::Changes => entry(key, value).map(|entry| changed.changes.push(entry)),
+                Table::Orphans => entry(key, value).map(|entry| changed.orphans.push(entry)),
+                Table::Payloads => keep(&mut self.payloads, key, value.is_some()),
                 Table::Meta => {
                     if let Some(epoch) = value
-                        .as_ref()
                         .filter(|_| key == "epoch")
                         .and_then(|value| format::decode(value))
                     {
                         self.raised(epoch);
                     }
                     if key == format::STORE {
-                        let store = value.as_ref().and_then(|value| Store::decode(value));
+                        let store = value.and_then(|value| Store::decode(value));
                         self.claims(store, blobs, coverage);
                     }
                     if key == FALLBACK
-                        && let Some(state) = value.as_ref().and_then(|value| source_state(value))
+                        && let Some(state) = value.and_then(|value| source_state(value))
                     {
                         self.source_recorded(tick, state);
                     }
-                    keep(&mut self.meta, &key, value.is_some());
-                    changed.read_meta(&key, value.as_ref())
+                    keep(&mut self.meta, key, value.is_some());
+                    changed.read_meta(key, value)
                 }
                 // An expiry entry holds its format version and nothing else.
-                Table::Expiry => value
-                    .as_ref()
-                    .is_none_or(|value| value[..] == [1])
-                    .then(|| {
-                        keep(&mut self.expiry, &key, value.is_some());
-                    }),
-                Table::Uploads => changed.steps.read(&key, value.as_ref()),
+                Table::Expiry => value.is_none_or(|value| value[..] == [1]).then(|| {
+                    keep(&mut self.expiry, key, value.is_some());
+                }),
+                Table::Uploads => changed.steps.read(key, value),
             };
             if is_decoded.is_none() {
                 self.violated(

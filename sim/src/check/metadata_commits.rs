@@ -124,7 +124,13 @@ impl Model {
             .filter_map(|(_, row)| row.as_ref()?.write)
             .filter(|write| !self.commits.contains_key(write))
             .collect();
-        let atomic = self.calls.iter().find_map(|called| match &called.call {
+        // Most batches write no row, and need no search.
+        let calls = if fresh.is_empty() {
+            &[]
+        } else {
+            &self.calls[..]
+        };
+        let atomic = calls.iter().find_map(|called| match &called.call {
             Call::Atomic { pieces } => pieces
                 .iter()
                 .any(|piece| piece.write.is_some_and(|write| fresh.contains(&write)))

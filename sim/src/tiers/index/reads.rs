@@ -1,6 +1,7 @@
 //! Reads of the simulated index: their steps, their faults, and snapshots ([`SimSnapshot`]). A
 //! snapshot never changes after it was taken.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -86,12 +87,13 @@ pub(super) enum SnapshotState {
 
 impl SimSnapshot {
     /// Returns the tables as of the snapshot. Differs from them only under a planted bug.
-    fn seen(&self, frozen: &DiskTables) -> DiskTables {
+    fn seen<'a>(&self, frozen: &'a DiskTables) -> Cow<'a, DiskTables> {
         if self.inner.planted(Bug::SnapshotDropsOverwritten) {
             // Planted bug: the snapshot drops entries that were overwritten after it was taken.
-            return frozen.without_overwritten(&self.inner.scheduler.durable_state().disk.tables());
+            let newest = self.inner.scheduler.durable_state().disk.tables();
+            return Cow::Owned(frozen.without_overwritten(&newest));
         }
-        frozen.clone()
+        Cow::Borrowed(frozen)
     }
 }
 
