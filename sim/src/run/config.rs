@@ -35,6 +35,8 @@ pub(super) fn config(setting: &Setting) -> Config {
                 places: if setting.scarce { 2 } else { 0 },
                 wait: Duration::from_secs(1),
             },
+            // A run lasts minutes of virtual time, most of them idle.
+            heartbeat: Duration::from_secs(5),
             // A few changes, orphans and expired rows already need several pages.
             recovery_page: 2,
             restarts: RestartLimits {
