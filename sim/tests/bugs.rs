@@ -165,7 +165,7 @@ const PLANTED: [Planted; 40] = [
     },
     Planted {
         bug: Bug::PruneLate,
-        within: 400,
+        within: 700,
         by: &["versions", "I3"],
     },
     Planted {
