@@ -43,14 +43,7 @@ pub(super) fn config(setting: &Setting) -> Config {
                 max: setting.restarts_max,
                 ..RestartLimits::default()
             },
-            // The grace time is short, so that a run sees both deletions of an orphan that may
-            // land.
-            sweep: SweepLimits {
-                grace: Duration::from_secs(30),
-                backoff_max: Duration::from_secs(20),
-                page: 3,
-                ..SweepLimits::default()
-            },
+            sweep: sweep(),
             multipart: MultipartLimits {
                 part_bytes_min: setting.multipart.part_bytes_min,
                 lifetime: Duration::from_millis(setting.multipart.lifetime_ms),
@@ -91,6 +84,17 @@ pub(super) fn config(setting: &Setting) -> Config {
             ..BlobOptions::default()
         },
         ..Config::default()
+    }
+}
+
+/// Returns the limits of the sweeper. The grace time is short, so that a run sees both deletions of
+/// an orphan that may land.
+fn sweep() -> SweepLimits {
+    SweepLimits {
+        grace: Duration::from_secs(30),
+        backoff_max: Duration::from_secs(20),
+        page: 3,
+        ..SweepLimits::default()
     }
 }
 
