@@ -23,7 +23,10 @@ pub(crate) fn sync_directory(opened: &File) -> io::Result<()> {
 
 /// Syncs the directory at this path, as [`sync_directory`] does.
 pub(crate) fn sync_directory_at(path: &Path) -> io::Result<()> {
-    sync_directory(&File::open(path)?)
+    sync_directory(&File::open(path)?)?;
+    #[cfg(test)]
+    recorded::add(path);
+    Ok(())
 }
 
 fn has_no_directory_sync(error: &io::Error) -> bool {
@@ -31,6 +34,34 @@ fn has_no_directory_sync(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
     )
+}
+
+/// The syncs of a test: no file system of the power cuts loses the name of a synced file, so that
+/// only a record shows a missing sync of its directory.
+#[cfg(test)]
+pub(crate) mod recorded {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    /// Paths of the entries that a sync of their directory made durable.
+    type Durable = BTreeSet<PathBuf>;
+
+    thread_local! {
+        static DURABLE: RefCell<Durable> = RefCell::default();
+    }
+
+    pub(super) fn add(directory: &Path) {
+        let entries = std::fs::read_dir(directory).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        DURABLE.with_borrow_mut(|durable| durable.extend(paths));
+    }
+
+    /// Returns the entries that syncs of [`sync_directory_at`](super::sync_directory_at) on this
+    /// thread have made durable since the last call.
+    pub(crate) fn take() -> Durable {
+        DURABLE.take()
+    }
 }
 
 #[cfg(test)]

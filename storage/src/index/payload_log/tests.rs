@@ -1,6 +1,6 @@
 //! Tests of the files of a payload log, without fjall.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
+use crate::directory_sync::recorded;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -122,6 +123,33 @@ fn a_new_group_of_many_small_entries_needs_several_writes() {
     for (number, pointer) in pointers.iter().enumerate() {
         assert_eq!(read(&log, pointer, &key(number)).unwrap(), values[number]);
     }
+}
+
+#[test]
+fn names_of_new_segments_are_durable_before_a_pointer_names_them() {
+    let directory = Directory::new();
+    let log = directory.open(BTreeMap::new(), 0);
+    let mut writer = LogWriter::new(log.clone(), HeadKind::Written);
+    recorded::take();
+    let values = [700_000, 700_000, 5_000].map(|bytes| value(0, bytes));
+    let pointers = append(&log, &mut writer, &values);
+    let segments = BTreeSet::from_iter(pointers.iter().map(|pointer| log.path(pointer.segment)));
+    let mut durable = recorded::take();
+    assert_eq!(segments.len(), 2);
+    assert!(durable.remove(&directory.path()), "{durable:?}");
+    assert_eq!(durable, segments);
+
+    // Another segment, of another writer, in a directory that exists.
+    let mut writer = LogWriter::new(log.clone(), HeadKind::Moved);
+    let pointers = append(&log, &mut writer, &[value(1, 5_000)]);
+    let durable = recorded::take();
+    assert!(
+        durable.contains(&log.path(pointers[0].segment)),
+        "{durable:?}"
+    );
+    // A segment that exists needs no sync of its directory.
+    append(&log, &mut writer, &[value(2, 5_000)]);
+    assert_eq!(recorded::take(), BTreeSet::new());
 }
 
 #[test]
