@@ -48,6 +48,7 @@ mod failure;
 mod flushing;
 mod gaps;
 mod journal;
+mod journal_end;
 mod journals;
 mod manifest;
 mod mark;

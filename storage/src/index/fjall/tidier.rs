@@ -4,7 +4,7 @@
 //! open    journals were sealed: wait until fjall drops them ──┐
 //! watch   space to reclaim, or a reserve to rebuild ──────────┼──> reclaim (`reclaim.rs`),
 //! refused put (`Index::reclaim`) ─────────────────────────────┘    then rebuild the reserve
-//! watch   many removed keys, or many journals (`upkeep.rs`) ─────> flush, compact
+//! watch   many changed keys, or large journals (`upkeep.rs`) ────> flush, compact
 //! ```
 //!
 //! At most one run at a time. Guards no invariant: work that fails is retried later. The required
@@ -17,10 +17,10 @@ use std::time::Duration;
 use super::failure::caught;
 use super::space::Space;
 use super::upkeep::DueWork;
-use super::{Store, StoreSlot, reclaim};
+use super::{Store, StoreSlot, journal_end, reclaim};
 use crate::env::Env;
 use crate::index::group_commit::Committer;
-use crate::index::{Batch, CommitError};
+use crate::index::{Batch, CommitError, Table};
 use crate::types::{Error, ErrorKind, Result};
 
 /// Time limit for a commit. While the index opens, no other component detects a stuck commit.
@@ -110,18 +110,22 @@ impl Tidier {
         let began = env.monotonic();
         let dropped = store.upkeep.begin(work);
         let done = caught("keep up", || {
+            if work == DueWork::EndJournal {
+                journal_end::fill(&store, &self.space, |batch| self.commit(batch))?;
+            }
             // No published snapshot keeps the entries removed before it.
             self.commit(reclaim::noop_batch())?;
             reclaim::flush(&store, &self.space)?;
-            match work {
-                DueWork::Flush => Ok(()),
-                DueWork::Compact(table) => {
-                    reclaim::compact(&store, &self.space, table)?;
-                    // fjall deletes the files of older states when it rotates a memtable.
-                    self.commit(reclaim::noop_batch())?;
-                    reclaim::flush(&store, &self.space)
-                }
-            }
+            let compacted = match work {
+                DueWork::Flush => return Ok(()),
+                DueWork::Compact(table) => table,
+                // The table with the filler.
+                DueWork::EndJournal => Table::Changes,
+            };
+            reclaim::compact(&store, &self.space, compacted)?;
+            // fjall deletes the files of older states when it rotates a memtable.
+            self.commit(reclaim::noop_batch())?;
+            reclaim::flush(&store, &self.space)
         });
         if let Err(error) = done {
             tracing::warn!(%error, ?work, "failed to maintain the tables of the index");
