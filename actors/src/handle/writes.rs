@@ -190,6 +190,8 @@ impl Tiered {
         };
         self.hand_over(Handover::new(job)).await?;
         let died = |_| {
+            // A closing engine stops the uploads that began after its last check.
+            self.context().health.check("put")?;
             Err(Error::new(
                 ErrorKind::Unavailable,
                 "put",
