@@ -69,11 +69,7 @@ impl Mutants {
                 plan.reply = Err(Error::new(ErrorKind::Unavailable, "put", message));
             }
             Bug::PreconditionAtBeginOnly if swap.change().is_some() => {
-                let unconditional = Swap {
-                    precondition: Precondition::None,
-                    ..swap.clone()
-                };
-                *plan = unconditional.decide(view, now);
+                *plan = unconditional(swap).decide(view, now);
             }
             Bug::ExpirerTrustsItsEntry if matches!(swap.mutation, Mutation::Expire) => {
                 let delete = Swap {
@@ -83,11 +79,7 @@ impl Mutants {
                 *plan = delete.decide(view, now);
             }
             Bug::MoveOverwrites if is_move(swap) => {
-                let unconditional = Swap {
-                    precondition: Precondition::None,
-                    ..swap.clone()
-                };
-                *plan = unconditional.decide(view, now);
+                *plan = unconditional(swap).decide(view, now);
             }
             Bug::DeleteWithoutMask
                 if is_commit
@@ -96,27 +88,8 @@ impl Mutants {
             {
                 retain(&mut plan.batch, |table, _, _| table != Table::Meta);
             }
-            Bug::RelocationOverwrites => {
-                if let Mutation::Relocate {
-                    manifest, blocks, ..
-                } = &swap.mutation
-                    && let Some(row) = view.row_state.live(now)
-                {
-                    let blind = Swap {
-                        mutation: Mutation::Relocate {
-                            manifest: manifest.clone(),
-                            blocks: blocks.clone(),
-                            copied: row.revisions(),
-                        },
-                        ..swap.clone()
-                    };
-                    *plan = blind.decide(view, now);
-                }
-            }
-            Bug::RelocationForgetsPayload if matches!(swap.mutation, Mutation::Relocate { .. }) => {
-                for (id, row_state) in &mut plan.rows {
-                    forget_payload(id, row_state, &mut plan.batch);
-                }
+            Bug::RelocationOverwrites | Bug::RelocationForgetsPayload => {
+                tamper_relocation(bug, decided);
             }
             Bug::TouchResurrects => {
                 if let Mutation::Touch { seen } = swap.mutation
@@ -164,6 +137,44 @@ impl Mutants {
             .put(Table::Expiry, expiry_key(deadline, id), expiry_value());
         plan.rows.push((id.clone(), RowState::Present(row)));
         plan.effect = Effect::Commits;
+    }
+}
+
+/// Returns the swap without its precondition.
+fn unconditional(swap: &Swap) -> Swap {
+    Swap {
+        precondition: Precondition::None,
+        ..swap.clone()
+    }
+}
+
+fn tamper_relocation(bug: Bug, decided: &mut DecidedSwap) {
+    let DecidedSwap {
+        swap,
+        view,
+        now,
+        plan,
+    } = decided;
+    let Mutation::Relocate {
+        manifest, blocks, ..
+    } = &swap.mutation
+    else {
+        return;
+    };
+    if bug == Bug::RelocationForgetsPayload {
+        for (id, row_state) in &mut plan.rows {
+            forget_payload(id, row_state, &mut plan.batch);
+        }
+    } else if let Some(row) = view.row_state.live(*now) {
+        let blind = Swap {
+            mutation: Mutation::Relocate {
+                manifest: manifest.clone(),
+                blocks: blocks.clone(),
+                copied: row.revisions(),
+            },
+            ..swap.clone()
+        };
+        *plan = blind.decide(view, *now);
     }
 }
 
