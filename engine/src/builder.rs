@@ -1,5 +1,6 @@
 //! [`Builder`]: the options and the steps of opening an engine.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -9,9 +10,9 @@ use cenotaph_actors::{StartOptions, Tiered};
 use cenotaph_storage::fallback::{Fallback, attach};
 use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
-use cenotaph_storage::ownership::{TierClaim, TierPlace, TierPlaces};
+use cenotaph_storage::ownership::{OnNewTier, TierClaim, TierPlace, TierPlaces};
 use cenotaph_storage::records::begin_epoch;
-use cenotaph_storage::{Env, Pins, Result};
+use cenotaph_storage::{Env, Error, ErrorKind, Pins, Result};
 use opendal::Operator;
 
 use crate::config::Config;
@@ -39,6 +40,7 @@ pub struct Builder {
     config: Config,
     blobs: Option<TierPlace>,
     older_blobs: Vec<TierPlace>,
+    on_new_tier: OnNewTier,
     adopt: bool,
     index: Option<Arc<dyn Index>>,
     env: Option<Env>,
@@ -64,6 +66,7 @@ impl Builder {
             config: Config::default(),
             blobs: None,
             older_blobs: Vec::new(),
+            on_new_tier: OnNewTier::Add,
             adopt: false,
             index: None,
             env: None,
@@ -104,7 +107,8 @@ impl Builder {
     /// [`blobs_in`](Self::blobs_in). From then on large objects are written to the new tier, and
     /// those of the older one stay readable. [`Engine::relocate`] moves them. The older tier is
     /// needed at each opening until it is [released](crate::RelocationReport::released); it is
-    /// ignored afterwards. A store may have several older tiers.
+    /// ignored afterwards. A store may have several older tiers. A [read-only](Self::read_only)
+    /// engine opens as if the store had moved, and moves nothing.
     ///
     /// ```
     /// # #[tokio::main]
@@ -133,6 +137,34 @@ impl Builder {
     pub fn older_blobs_in(mut self, directory: impl Into<PathBuf>) -> Self {
         self.older_blobs
             .push(TierPlace::Directory(directory.into()));
+        self
+    }
+
+    /// Calls `step` before the opening moves the store to another tier, which
+    /// [`older_blobs`](Self::older_blobs) describes.
+    ///
+    /// The step is for a program that remembers the locations of the tiers: without the step, a
+    /// crash could leave a store that needs locations which are remembered nowhere. The new tier is
+    /// accepted and has its mark by then, so that the store opens with these locations whether the
+    /// opening ends before the move or after it. The index is locked. An error of the step fails
+    /// the opening, and the store has not moved.
+    pub fn before_move(
+        mut self,
+        step: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_new_tier = OnNewTier::AddAfter(Arc::new(move || {
+            step().map_err(|error| {
+                let message = "the step before the move to another blob tier failed";
+                Error::new(ErrorKind::Unavailable, "open", message).with_source(error)
+            })
+        }));
+        self
+    }
+
+    /// Refuses to open the store if that would move it to another tier, as
+    /// [`older_blobs`](Self::older_blobs) does.
+    pub fn refuse_move(mut self) -> Self {
+        self.on_new_tier = OnNewTier::Refuse;
         self
     }
 
@@ -329,6 +361,7 @@ impl Builder {
         let places = TierPlaces {
             current,
             older: self.older_blobs,
+            on_new: self.on_new_tier,
         };
         let claim = TierClaim {
             index: Arc::clone(&index),

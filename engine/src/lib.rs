@@ -93,7 +93,7 @@ pub use ops::get::{Get, Object};
 pub use ops::list::List;
 pub use ops::migrate::{FallbackStatus, Migrate, MigrationFailure, MigrationReport};
 pub use ops::put::Put;
-pub use ops::relocate::{Relocate, RelocationReport};
+pub use ops::relocate::{BlobTierInfo, Relocate, RelocationReport};
 pub use ops::scrub::Scrub;
 pub use ops::update::{NewContent, Update, Updated};
 pub use ops::usage::Usage;

@@ -452,7 +452,7 @@ fn refusal(kind: ErrorKind, cause: &str, place: &str) -> Error {
 
 mod several;
 
-pub use several::TierPlaces;
+pub use several::{BeforeSwitch, OnNewTier, TierPlaces};
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,17 @@ impl Tiered {
         older.into_iter().map(|(number, _)| number).collect()
     }
 
+    /// Returns the numbers and places of the blob tiers, the current one first.
+    pub fn tier_places(&self) -> Vec<(TierNumber, String)> {
+        let blobs = &self.context().blobs;
+        let current = (blobs.number(), blobs.current().clone());
+        [current]
+            .into_iter()
+            .chain(blobs.older())
+            .map(|(number, tier)| (number, tier.place()))
+            .collect()
+    }
+
     /// Returns whether a row has a payload in an older blob tier.
     pub fn is_relocatable(&self, row: &Row) -> bool {
         let is_older = |revision: RevisionId| self.context().blobs.is_older(revision);

@@ -54,6 +54,18 @@ pub struct RelocationReport {
     pub released: Vec<TierNumber>,
 }
 
+/// A blob tier of a store. See [`Engine::blob_tiers`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BlobTierInfo {
+    /// Number of the tier. The first tier of a store has number 0.
+    pub number: TierNumber,
+    /// True for the tier that new large objects go to.
+    pub is_current: bool,
+    /// Directory of the tier, or the scheme, name and root of its operator.
+    pub place: String,
+}
+
 type Listener = Arc<dyn Fn(&RelocationReport) + Send + Sync>;
 
 /// Builder of a relocation. `.await` it to run the relocation. See [`Engine::relocate`].
@@ -269,6 +281,34 @@ impl IntoFuture for Relocate {
 }
 
 impl Engine {
+    /// Returns the blob tiers of the store: the current one, and the
+    /// [older ones](crate::Builder::older_blobs) that are not released.
+    ///
+    /// A read-only engine that was opened as if the store had moved returns the tier that the store
+    /// would have.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let data = directory.path();
+    /// let engine = cenotaph::Engine::builder(data).open().await?;
+    /// let tiers = engine.blob_tiers();
+    /// assert_eq!((tiers.len(), tiers[0].is_current), (1, true));
+    /// assert!(tiers[0].place.ends_with("blobs"));
+    /// # engine.close().await
+    /// # }
+    /// ```
+    pub fn blob_tiers(&self) -> Vec<BlobTierInfo> {
+        let tiers = self.tiered().tier_places().into_iter();
+        let info = |(index, (number, place))| BlobTierInfo {
+            number,
+            is_current: index == 0,
+            place,
+        };
+        tiers.enumerate().map(info).collect()
+    }
+
     /// Copies the payloads that are in an [older blob tier](crate::Builder::older_blobs) to the
     /// current one, and releases the older tiers that nothing names any more.
     ///

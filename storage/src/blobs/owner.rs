@@ -255,7 +255,7 @@ impl BlobTier {
 
     /// Returns the location of the tier for a message: scheme, bucket and root. None of them is
     /// secret.
-    pub(crate) fn place(&self) -> String {
+    pub fn place(&self) -> String {
         let info = self.operator().info();
         match self.directories() {
             Some(directories) => directories.root().display().to_string(),

@@ -17,10 +17,15 @@
 //! another place it uses a fresh id, so that no two tiers have the same mark. A tier that was
 //! released and is still given as older is ignored.
 //!
+//! A reader opens the store as if the tier was added, and writes neither the marker nor the record.
+//!
 //! Guards I11.
 
+use std::fmt;
+use std::sync::Arc;
+
 use super::{TierClaim, TierPlace, TierView, refusal};
-use crate::blobs::{BlobTier, BlobTiers, Contents, Marker};
+use crate::blobs::{self, BlobTier, BlobTiers, Contents, Marker};
 use crate::records::{NextTier, NumberedTier, StoreRecord};
 use crate::types::{Error, ErrorKind, Result, TierMark, TierNumber};
 
@@ -31,6 +36,33 @@ pub struct TierPlaces {
     pub current: TierPlace,
     /// Locations of the tiers that were current before.
     pub older: Vec<TierPlace>,
+    /// Reaction to places over which the store would have a new current tier.
+    pub on_new: OnNewTier,
+}
+
+/// Step between the marker of a new tier and the record, which is the switch.
+pub type BeforeSwitch = Arc<dyn Fn() -> Result<()> + Send + Sync>;
+
+/// Reaction of an opening that would add a tier.
+#[derive(Clone, Default)]
+pub enum OnNewTier {
+    /// Adds the tier.
+    #[default]
+    Add,
+    /// Adds the tier after this step. An error of the step refuses the opening.
+    AddAfter(BeforeSwitch),
+    /// Refuses the opening.
+    Refuse,
+}
+
+impl fmt::Debug for OnNewTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "Add",
+            Self::AddAfter(_) => "AddAfter",
+            Self::Refuse => "Refuse",
+        })
+    }
 }
 
 /// An older tier as it was found; no tier if its directory does not exist.
@@ -55,7 +87,8 @@ impl TierClaim {
         {
             let mark = record.mark(record.current);
             if has(&older, mark) {
-                self.add(&record, places.current.clone()).await?;
+                self.add(&record, places.current.clone(), &places.on_new)
+                    .await?;
             } else if unmarked(&older).is_some() {
                 // The unmarked tier may be the current one, and the other one the next.
                 let TierView { marker, .. } = self.inspect(&places.current).await?;
@@ -65,19 +98,35 @@ impl TierClaim {
             }
         }
         let current = self.take(places.current).await?;
-        self.assemble(current, older).await
+        let record = StoreRecord::read(&*self.index).await?;
+        self.assemble(record, current, older).await
     }
 
     /// Returns the tiers at these places for reading, without writing or creating anything. A tier
-    /// that [`take_all`](Self::take_all) would take is returned as it is, without a marker. One
-    /// that it would add is refused.
+    /// that [`take_all`](Self::take_all) would take or add is returned as it is, without a marker.
     ///
     /// # Errors
     /// As [`take_all`](Self::take_all), except the errors of writing.
     pub async fn find_all(&self, places: TierPlaces) -> Result<BlobTiers> {
         let older = self.find_older(places.older).await?;
-        let current = self.find(places.current).await?;
-        self.assemble(current, older).await
+        let record = StoreRecord::read(&*self.index).await?;
+        let is_moving = |record: &StoreRecord| has(&older, record.mark(record.current));
+        let Some(record) = record.filter(is_moving) else {
+            let current = self.find(places.current).await?;
+            let record = StoreRecord::read(&*self.index).await?;
+            return self.assemble(record, current, older).await;
+        };
+        let (tier, next) = self
+            .addition(&record, &places.current, &places.on_new)
+            .await?;
+        let tier = match (tier, places.current) {
+            (Some(tier), _) => tier,
+            (None, TierPlace::Operator(operator)) => self.tier(operator),
+            // OpenDAL would create the directory.
+            (None, TierPlace::Directory(_)) => self.tier(blobs::nothing()?),
+        };
+        let added = with_current(&record, next.tier);
+        self.assemble(Some(added), tier, older).await
     }
 
     /// Reads the markers of the older tiers.
@@ -94,30 +143,8 @@ impl TierClaim {
 
     /// Makes the tier at this place the current one. The tier that was current becomes an older
     /// one.
-    async fn add(&self, record: &StoreRecord, place: TierPlace) -> Result<()> {
-        let TierView {
-            tier, marker, text, ..
-        } = self.inspect(&place).await?;
-        let next = self.next(record, &text)?;
-        match &marker {
-            // A torn marker is of an earlier attempt, or something else: the check of the contents
-            // decides, because a marker alone holds no data.
-            Marker::Absent | Marker::Unreadable(..) => {}
-            Marker::Of(found) if *found == record.mark(next.tier) => {}
-            Marker::Of(found) => {
-                let cause = format!("belongs to another store or is in use: found={found}");
-                return Err(refusal(ErrorKind::Invalid, &cause, &text));
-            }
-        }
-        let contents = match &tier {
-            Some(tier) => tier.contents().await?,
-            None => Contents::default(),
-        };
-        if let Some(first) = contents.sample.first() {
-            let path = &first.path;
-            let cause = format!("contains files, and a store moves to an empty tier: file={path}");
-            return Err(refusal(ErrorKind::Invalid, &cause, &text));
-        }
+    async fn add(&self, record: &StoreRecord, place: TierPlace, on_new: &OnNewTier) -> Result<()> {
+        let (tier, next) = self.addition(record, &place, on_new).await?;
         // Step 1: the next tier.
         let current = next.tier;
         if record.next.as_ref() != Some(&next) {
@@ -130,24 +157,63 @@ impl TierClaim {
         // Step 2: the marker.
         let tier = self.created(tier, place).await?;
         tier.write_marker(record.mark(current)).await?;
+        if let OnNewTier::AddAfter(step) = on_new {
+            let step = Arc::clone(step);
+            self.env.blocking_on_blobs(move || step()).await??;
+        }
         // Step 3: the current tier.
-        let mut older = record.older.clone();
-        older.push(record.current);
-        let added = StoreRecord {
-            current,
-            older,
-            next: None,
-            ..record.clone()
-        };
-        added.write(&self.index).await?;
+        with_current(record, current).write(&self.index).await?;
         let number = current.number;
-        tracing::info!(tier = text, %number, "the store has a new current blob tier");
+        tracing::info!(tier = tier.place(), %number, "the store has a new current blob tier");
         Ok(())
     }
 
+    /// Checks that the tier at this place can be added. Returns the tier, or `None` if its
+    /// directory does not exist, and its number and id.
+    async fn addition(
+        &self,
+        record: &StoreRecord,
+        place: &TierPlace,
+        on_new: &OnNewTier,
+    ) -> Result<(Option<BlobTier>, NextTier)> {
+        let TierView {
+            tier, marker, text, ..
+        } = self.inspect(place).await?;
+        let next = self.next(record, &marker, &text)?;
+        match &marker {
+            // A torn marker is of an earlier attempt, or something else: the check of the contents
+            // decides, because a marker alone holds no data.
+            Marker::Absent | Marker::Unreadable(..) => {}
+            Marker::Of(found) if *found == record.mark(next.tier) => {}
+            Marker::Of(found) => {
+                let cause = format!("belongs to another store or is in use: found={found}");
+                return Err(refusal(ErrorKind::Invalid, &cause, &text));
+            }
+        }
+        if matches!(on_new, OnNewTier::Refuse) {
+            let cause = "is not the current one of this store, and this opening moves no store";
+            return Err(refusal(ErrorKind::Invalid, cause, &text));
+        }
+        let contents = match &tier {
+            Some(tier) => tier.contents().await?,
+            None => Contents::default(),
+        };
+        if let Some(first) = contents.sample.first() {
+            let path = &first.path;
+            let cause = format!("contains files, and a store moves to an empty tier: file={path}");
+            return Err(refusal(ErrorKind::Invalid, &cause, &text));
+        }
+        Ok((tier, next))
+    }
+
     /// Returns the tier to add at this place.
-    fn next(&self, record: &StoreRecord, place: &str) -> Result<NextTier> {
-        if let Some(next) = record.next.as_ref().filter(|next| next.place == place) {
+    fn next(&self, record: &StoreRecord, marker: &Marker, place: &str) -> Result<NextTier> {
+        // A path may have several spellings. The marker proves that it is the same place.
+        let is_here = |next: &&NextTier| {
+            next.place == place
+                || matches!(marker, Marker::Of(found) if *found == record.mark(next.tier))
+        };
+        if let Some(next) = record.next.as_ref().filter(is_here) {
             return Ok(next.clone());
         }
         let number = record.current.number.next().ok_or_else(|| {
@@ -165,8 +231,13 @@ impl TierClaim {
     }
 
     /// Joins the current tier with the older tiers that the record names.
-    async fn assemble(&self, current: BlobTier, found: Vec<FoundTier>) -> Result<BlobTiers> {
-        let Some(record) = StoreRecord::read(&*self.index).await? else {
+    async fn assemble(
+        &self,
+        record: Option<StoreRecord>,
+        current: BlobTier,
+        found: Vec<FoundTier>,
+    ) -> Result<BlobTiers> {
+        let Some(record) = record else {
             return Ok(current.into());
         };
         let mut older = Vec::with_capacity(record.older.len());
@@ -203,6 +274,18 @@ impl TierClaim {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Returns the record after the switch to this tier.
+fn with_current(record: &StoreRecord, current: NumberedTier) -> StoreRecord {
+    let mut older = record.older.clone();
+    older.push(record.current);
+    StoreRecord {
+        current,
+        older,
+        next: None,
+        ..record.clone()
     }
 }
 

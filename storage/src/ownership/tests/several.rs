@@ -27,7 +27,16 @@ impl SeveralTiers {
         TierPlaces {
             current: place(&current),
             older: older.iter().map(place).collect(),
+            on_new: OnNewTier::Add,
         }
+    }
+
+    async fn open_with(&self, on_new: OnNewTier) -> Result<BlobTiers> {
+        let places = TierPlaces {
+            on_new,
+            ..self.places(1, &[0])
+        };
+        self.scene.claim(false).take_all(places).await
     }
 
     async fn open(&self, current: usize, older: &[usize]) -> Result<BlobTiers> {
@@ -268,6 +277,47 @@ async fn released_tier_may_still_be_given() {
         store.tiers[0].delete(MARKER_PATH).await.unwrap();
     }
     store.open(1, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn reader_opens_a_store_as_if_it_had_moved() {
+    let store = SeveralTiers::new(2).await;
+    let before = (store.scene.record().await, store.files().await);
+    let tiers = store.find(1, &[0]).await.unwrap();
+    assert_eq!((tiers.number().get(), tiers.older().len()), (1, 1));
+    assert_eq!((store.scene.record().await, store.files().await), before);
+    store.tiers[1].write("notes.txt", "mine").await.unwrap();
+    let error = store.find(1, &[0]).await.err().expect("refused");
+    assert!(error.to_string().contains("empty tier"), "{error}");
+}
+
+#[tokio::test]
+async fn step_before_the_switch_sees_the_marker_and_may_refuse() {
+    let store = SeveralTiers::new(2).await;
+    let before = store.scene.record().await;
+    let files = store.files().await;
+    let error = store.open_with(OnNewTier::Refuse).await.err();
+    let error = error.expect("refused").to_string();
+    assert!(error.contains("moves no store"), "{error}");
+    assert_eq!(store.files().await, files);
+
+    let calls = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let counted = Arc::clone(&calls);
+    let failing = OnNewTier::AddAfter(Arc::new(move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Err(Error::new(ErrorKind::Unavailable, "open", "full"))
+    }));
+    let error = store.open_with(failing).await.err().expect("refused");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(store.scene.record().await, before);
+    assert_eq!(store.files().await.len(), files.len() + 1, "a marker");
+    let passing = OnNewTier::AddAfter(Arc::new(|| Ok(())));
+    store.open_with(passing).await.unwrap();
+    assert_eq!(store.numbers().await, (1, vec![0]));
+    let unused = OnNewTier::AddAfter(Arc::new(|| panic!("the tier is there")));
+    store.open_with(unused).await.unwrap();
+    store.open_with(OnNewTier::Refuse).await.unwrap();
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), 1);
 }
 
 #[tokio::test]
