@@ -16,7 +16,7 @@ mod values;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 pub(crate) use objects::{
     AmendArgs, CopyArgs, ExtendArgs, GetArgs, LsArgs, PutArgs, RmArgs, StatArgs,
@@ -49,7 +49,7 @@ Times: 90s, 15m, 12h, 30d, or a combination such as \"1h 30m\".
 
 --blobs is needed once. The tool remembers the location of the blob tier in the data directory,
 without credentials, and refuses another --blobs afterwards; `adopt` accepts a blob tier that was
-moved. Forms:
+moved, and `migrate --tier` moves the objects to another blob tier. Forms:
   fs:                                   `blobs` under the data directory (the default)
   fs:PATH                               another directory
   s3://BUCKET/ROOT?region=..&endpoint=..
@@ -70,6 +70,13 @@ pub(crate) struct StoreArgs {
     /// Location of the blob tier, which holds large objects. Needed once; see below.
     #[arg(long, global = true, value_name = "URI")]
     pub(crate) blobs: Option<String>,
+    /// Location of a tier that the store was moved away from, as for --blobs. Only needed if the
+    /// remembered locations are lost. May be repeated.
+    #[arg(long, global = true, value_name = "URI")]
+    pub(crate) older_blobs: Vec<String>,
+    /// Location of the tier that the store moves to.
+    #[arg(skip)]
+    pub(crate) move_to: Option<String>,
     /// Namespace of the objects: a use case and its scopes.
     #[arg(long, global = true, value_name = "USECASE/SCOPE=VALUE/..")]
     pub(crate) namespace: Option<String>,
@@ -97,6 +104,8 @@ impl Default for StoreArgs {
         Self {
             data: PathBuf::from("data"),
             blobs: None,
+            older_blobs: Vec::new(),
+            move_to: None,
             namespace: None,
             inline_max: cenotaph::INLINE_BYTES_MAX,
             fallback: None,
@@ -171,13 +180,19 @@ pub(crate) enum Command {
     /// Names every file without an object (missing), every object without a file (extra), and every
     /// pair that differs or whose object is damaged.
     Verify(VerifyArgs),
-    /// Move everything from an older store, a directory or a bucket into this store. Run it again to
-    /// resume.
+    /// Move everything from another place into this store, or this store to another blob tier. Run
+    /// it again to resume.
     ///
-    /// Objects of this store win, and what was deleted in it stays deleted. Until everything is
-    /// moved, every command on this store needs --fallback with the same source, and reads objects
-    /// from both. At the end the source is sealed: it is never read again. Exits with 1 if an
-    /// object could not be moved; then the source is not sealed.
+    /// With --from, the place is an older store, a directory or a bucket. Objects of this store win,
+    /// and what was deleted in it stays deleted. Until everything is moved, every command on this
+    /// store needs --fallback with the same source, and reads objects from both. At the end the
+    /// source is sealed: it is never read again. Exits with 1 if an object could not be moved; then
+    /// the source is not sealed.
+    ///
+    /// With --tier, the large objects of this store move to another, empty blob tier. From the
+    /// beginning on, large objects are written to the new tier. The tool remembers both tiers, and
+    /// every command reads from both. At the end the store no longer needs the former tier. Exits
+    /// with 1 while it does: an object could not be copied, or an upload is open.
     Migrate(MigrateArgs),
     /// Show the contents of all namespaces, the work of the engine, and its pending work.
     Stats(StatsArgs),
@@ -258,18 +273,23 @@ impl Command {
 
 /// Arguments of `migrate`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("move").args(["from", "tier", "source_lost"]).required(true)))]
 pub(crate) struct MigrateArgs {
     /// Source: fs:PATH, cenotaph:DIR (another store), or a bucket as for --blobs.
-    #[arg(long, value_name = "URI", required_unless_present = "source_lost")]
+    #[arg(long, value_name = "URI")]
     pub(crate) from: Option<String>,
+    /// New blob tier of this store, in the forms of --blobs. Must be empty.
+    #[arg(long, value_name = "URI")]
+    pub(crate) tier: Option<String>,
     /// Only count the objects that would be moved.
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Read every moved object back and verify its checksums.
+    /// Read every moved object back and verify its checksums. With --tier: scrub the whole store at
+    /// the end, as `scrub` does.
     #[arg(long)]
     pub(crate) verify: bool,
     /// Delete each object from the source once its copy is durable and verified.
-    #[arg(long, conflicts_with = "dry_run")]
+    #[arg(long, conflicts_with_all = ["dry_run", "tier"])]
     pub(crate) delete_source: bool,
     /// Number of objects that are moved at once.
     #[arg(long, short, value_name = "N", value_parser = values::jobs, default_value = "8")]
@@ -278,13 +298,13 @@ pub(crate) struct MigrateArgs {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) bytes_per_second: Option<u64>,
     /// Seal the source although it has no objects.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tier")]
     pub(crate) allow_empty: bool,
     /// Seal the source although it has names that can't be keys, such as names that are not UTF-8.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tier")]
     pub(crate) skip_unnameable: bool,
     /// Declare that the source is lost for good: the objects that only it had are absent from now on.
-    #[arg(long, conflicts_with_all = ["from", "dry_run"])]
+    #[arg(long, conflicts_with = "dry_run")]
     pub(crate) source_lost: bool,
 }
 

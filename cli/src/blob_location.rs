@@ -1,29 +1,19 @@
-//! The remembered location of a store's blob tier: the file `tier.json` in the data directory.
-//!
-//! ```text
-//! {"format":1,"blobs":"fs:"}                                     `blobs` under the data directory
-//! {"format":1,"blobs":"fs:/disk/blobs"}                          an absolute path
-//! {"format":1,"blobs":"s3://bucket/root?region=eu&endpoint=.."}  scheme, bucket, root, options
-//! ```
+//! [`Location`]: the location of a blob tier, without credentials. The file that remembers the
+//! locations of a store is in `blob_location/remembered.rs`.
 //!
 //! Invariant: no credential is stored. User and password are removed, and so is every option that
-//! is not on the list of harmless options; they come from the environment. The file does not prove
-//! ownership of the tier: the mark in the tier does.
+//! is not on the list of harmless options; they come from the environment. A location does not
+//! prove ownership of the tier: the mark in the tier does.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::path::Path;
+mod remembered;
 
-use serde_json::json;
+use std::path::{Path, PathBuf};
 
 use crate::blob_uri::BlobPlace;
 use crate::ui::failure::Failure;
 
-const FILE: &str = "tier.json";
-const FORMAT: u64 = 1;
-/// Permission bits of the file, equal to those of the other files of the store.
-#[cfg(unix)]
-const MODE: u32 = 0o600;
+pub(crate) use remembered::Remembered;
+
 /// Options of OpenDAL's services that contain no secrets and may be needed to find the tier.
 const KEPT: [&str; 12] = [
     "account_name",
@@ -79,7 +69,7 @@ impl Location {
     }
 
     /// Returns whether both locations name the same place. Their options may differ.
-    fn is_same_place(&self, other: &Self, data: &Path) -> bool {
+    pub(crate) fn is_same_place(&self, other: &Self, data: &Path) -> bool {
         let place = |location: &Self| {
             location
                 .0
@@ -89,52 +79,20 @@ impl Location {
                 .trim_end_matches('/')
                 .to_owned()
         };
-        let directory = |location: &Self| match location.0.strip_prefix("fs:") {
-            Some("") => data.join("blobs").canonicalize().ok(),
-            Some(path) => Path::new(path).canonicalize().ok(),
-            None => None,
-        };
         // Different spellings may lead to the same directory: relative paths, links, or the default
         // directory given as a path.
         place(self) == place(other)
-            || directory(self).is_some_and(|dir| Some(dir) == directory(other))
+            || self
+                .directory(data)
+                .is_some_and(|dir| Some(dir) == other.directory(data))
     }
 
-    /// Reads the remembered location of a store, or `None` if none is remembered.
-    ///
-    /// # Errors
-    /// [`Failure::Failed`] if the file can't be read, is damaged, or has a newer format.
-    pub(crate) fn remembered(data: &Path) -> Result<Option<Self>, Failure> {
-        let path = data.join(FILE);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(Failure::io(
-                    format!("can't be read: path={}", path.display()),
-                    &error,
-                ));
-            }
-        };
-        let damaged = || {
-            Failure::Failed(format!(
-                "the location of the blob tier is damaged: path={}; remove the file and give \
-                 --blobs once",
-                path.display()
-            ))
-        };
-        let value: serde_json::Value = serde_json::from_slice(&text).map_err(|_| damaged())?;
-        match (value["format"].as_u64(), value["blobs"].as_str()) {
-            (Some(FORMAT), Some(blobs)) => Ok(Some(Self(blobs.to_owned()))),
-            (Some(FORMAT) | None, _) => Err(damaged()),
-            // Not damage: the advice to remove the file would lose the location.
-            (Some(later), _) => {
-                let message = format!(
-                    "the file was written by a newer version of cenotaph: path={} format={later}",
-                    path.display()
-                );
-                Err(Failure::Failed(message))
-            }
+    /// Returns the canonical path of the directory, or `None` if the location is no directory or
+    /// does not exist.
+    pub(crate) fn directory(&self, data: &Path) -> Option<PathBuf> {
+        match self.0.strip_prefix("fs:")? {
+            "" => data.join("blobs").canonicalize().ok(),
+            path => Path::new(path).canonicalize().ok(),
         }
     }
 
@@ -148,23 +106,6 @@ impl Location {
              blobs were moved there, run `cenotaph adopt --blobs {}`",
             remembered.0, self.0, self.0
         )))
-    }
-
-    /// Remembers this location durably.
-    pub(crate) fn remember(&self, data: &Path) -> io::Result<()> {
-        let path = data.join(FILE);
-        let fresh = data.join(format!("{FILE}.new"));
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, MODE);
-        let mut file = options.open(&fresh)?;
-        writeln!(file, "{}", json!({ "format": FORMAT, "blobs": self.0 }))?;
-        // The bytes are synced before the rename, so that a crash leaves the old file or the whole
-        // new file. The sync of the directory makes the rename durable.
-        file.sync_all()?;
-        fs::rename(&fresh, &path)?;
-        File::open(data)?.sync_all()
     }
 }
 
@@ -211,20 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn remembered_location_is_read_back_and_other_places_refused() {
+    fn other_places_than_the_remembered_one_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Location::remembered(dir.path()).unwrap().is_none());
         let location = |uri: &str| Location(uri.to_owned());
         let remembered = location("s3://bucket/root?region=eu");
-        remembered.remember(dir.path()).unwrap();
-        assert_eq!(
-            fs::read_to_string(dir.path().join(FILE)).unwrap(),
-            "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":1}\n"
-        );
-        assert_eq!(
-            Location::remembered(dir.path()).unwrap(),
-            Some(remembered.clone())
-        );
         assert!(
             location("s3://bucket/root/?region=us")
                 .check(&remembered, dir.path())
@@ -248,23 +179,9 @@ mod tests {
                 "{refused}"
             );
         }
-        fs::create_dir(dir.path().join("blobs")).unwrap();
+        std::fs::create_dir(dir.path().join("blobs")).unwrap();
         let under = format!("fs:{}", dir.path().join("blobs").display());
         assert!(location(&under).check(&location("fs:"), dir.path()).is_ok());
-        fs::write(dir.path().join(FILE), "{").unwrap();
-        assert!(
-            Location::remembered(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("give --blobs once")
-        );
-        fs::write(dir.path().join(FILE), "{\"format\":2}").unwrap();
-        assert!(
-            Location::remembered(dir.path())
-                .unwrap_err()
-                .to_string()
-                .contains("newer")
-        );
     }
 
     #[test]
@@ -298,24 +215,6 @@ mod tests {
             let is_remote = matches!(place, BlobPlace::Remote(_));
             assert!(!is_remote || !authority.contains('@'), "{location:?}");
             true
-        });
-    }
-
-    #[test]
-    fn mutated_record_of_the_tier_is_refused_or_read() {
-        let dir = tempfile::tempdir_in("/dev/shm")
-            .or_else(|_| tempfile::tempdir())
-            .unwrap();
-        let record = "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":1}\n";
-        Target::new("record of the tier", [record]).run(|input| {
-            fs::write(dir.path().join(FILE), input).unwrap();
-            match Location::remembered(dir.path()) {
-                Ok(location) => location.is_some(),
-                Err(failure) => {
-                    assert!(failure.to_string().contains(FILE), "{failure}");
-                    false
-                }
-            }
         });
     }
 }

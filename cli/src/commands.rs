@@ -15,6 +15,7 @@ mod migrate;
 mod mv;
 mod put;
 mod recover;
+mod relocate;
 mod rm;
 pub(crate) mod salvage;
 mod scrub;
@@ -57,13 +58,16 @@ pub(crate) async fn dispatch(
         Command::Import(options) => import::run(store, report, &options).await,
         Command::Export(options) => export::run(store, report, &options).await,
         Command::Verify(options) => verify::run(store, report, &options).await,
+        Command::Migrate(options) if options.tier.is_some() => {
+            relocate::run(store, report, &options).await
+        }
         Command::Migrate(options) => migrate::run(store, report, &options).await,
         Command::Stats(options) => stats::run(store, report, &options).await,
         Command::Recover => recover::run(store, report).await,
         // The open has adopted and remembered the tier already.
         Command::Adopt => report.result(
-            || json!({ "event": "adopted", "blobs": store.tier }),
-            || format!("adopted {}", store.tier),
+            || json!({ "event": "adopted", "blobs": store.tiers.current() }),
+            || format!("adopted {}", store.tiers.current()),
         ),
         Command::DemoChild(options) => demo::child::run(store, report, &options).await,
         // Handled in `main`, before a store is opened.

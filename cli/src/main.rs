@@ -114,9 +114,7 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
                 .await;
         }
         Command::Salvage(options) => {
-            return signals
-                .or(salvage::run(report, options, cli.store.blobs.as_deref()))
-                .await;
+            return signals.or(salvage::run(report, options, &cli.store)).await;
         }
         // A named upload can only exist in an existing store. Creating a store here would hide a
         // mistyped --data.
@@ -127,6 +125,7 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
             (StoreAccess::Create, cli.store)
         }
         Command::Adopt => (StoreAccess::Adopt, cli.store),
+        Command::Migrate(options) if options.tier.is_some() => relocate_access(options, cli.store),
         Command::Migrate(options) => migrate_access(options, cli.store, &mut scratch)?,
         Command::Get(_)
         | Command::Ls(_)
@@ -154,6 +153,16 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
     };
     // The failure of the command, if any, is the more useful message.
     result.and(closed)
+}
+
+/// Returns the store of a move to another blob tier. A dry run changes no file of it.
+fn relocate_access(options: &MigrateArgs, store: StoreArgs) -> (StoreAccess, StoreArgs) {
+    let store = StoreArgs {
+        move_to: options.tier.clone(),
+        read_only: options.dry_run,
+        ..store
+    };
+    (StoreAccess::Existing, store)
 }
 
 /// Returns the store of a migration. A dry run changes no file of an existing store, and counts for

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use cenotaph::{Config, Engine, Env, ErrorKind, Namespace, ObjectId};
 
 use crate::args::StoreArgs;
-use crate::blob_location::Location;
-use crate::blob_uri::{self, BlobPlace};
-use crate::ui::failure::{Failure, one_line};
-use crate::ui::human;
+use crate::ui::failure::Failure;
 
 mod source;
+mod tiers;
 
 pub(crate) use source::OpenSource;
+pub(crate) use tiers::Tiers;
 
 /// Requirement on the store directory at open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +32,8 @@ pub(crate) struct OpenStore {
     pub(crate) namespace: Namespace,
     /// The environment of the engine: clocks, randomness, threads.
     pub(crate) env: Env,
-    /// The location of the blob tier, in the form of `--blobs`.
-    pub(crate) tier: String,
+    /// The blob tiers.
+    pub(crate) tiers: Tiers,
     /// The source of objects that the store does not have yet.
     pub(crate) source: Option<OpenSource>,
     /// Local directories of the store and its source. Imports do not read them; exports do not write to them.
@@ -43,10 +42,10 @@ pub(crate) struct OpenStore {
 
 impl OpenStore {
     /// Opens the store. Unless the store is read-only, this settles the changes of earlier
-    /// incarnations and remembers the location of the blob tier.
+    /// incarnations and remembers the locations of the blob tiers.
     ///
     /// # Errors
-    /// [`Failure::Usage`] if the namespace or `--blobs` is invalid. [`Failure::Failed`] if the
+    /// [`Failure::Usage`] if the namespace or the URI of a blob tier is invalid. [`Failure::Failed`] if the
     /// store is absent, open elsewhere, has another blob tier, or can't be opened.
     pub(crate) async fn open(
         args: &StoreArgs,
@@ -54,7 +53,7 @@ impl OpenStore {
         env: Env,
     ) -> Result<Self, Failure> {
         let namespace = namespace(args.namespace.as_deref())?;
-        let given = args.blobs.as_deref().map(blob_uri::parse).transpose()?;
+        let tiers = Tiers::of(args, access)?;
         // The builder of the engine creates an absent store, so the check precedes it.
         if access != StoreAccess::Create && !args.data.join("index").is_dir() {
             return Err(Failure::Failed(format!(
@@ -62,21 +61,14 @@ impl OpenStore {
                 args.data.display()
             )));
         }
-        let (place, location, remembered) = place(given, &args.data, access)?;
         let config = Config {
             inline_bytes_max: args.inline_max,
             ..Config::default()
         };
-        let mut builder = Engine::builder(&args.data).config(config).env(env.clone());
+        let builder = Engine::builder(&args.data).config(config).env(env.clone());
+        let (mut builder, tier_dirs) = tiers.apply(builder, access);
         let mut own_dirs = vec![args.data.clone()];
-        match place {
-            BlobPlace::UnderData => {}
-            BlobPlace::Directory(dir) => {
-                builder = builder.blobs_in(&dir);
-                own_dirs.push(dir);
-            }
-            BlobPlace::Remote(uri) => builder = builder.blobs(blob_uri::remote(&uri)?),
-        }
+        own_dirs.extend(tier_dirs);
         if access == StoreAccess::Adopt {
             builder = builder.adopt_blobs();
         }
@@ -100,9 +92,8 @@ impl OpenStore {
             .open()
             .await
             .map_err(|error| explain(error, &args.data))?;
-        // Only after the open: it has checked that the tier belongs to this store.
-        if remembered.as_ref() != Some(&location) && !args.read_only {
-            remember(&location, &args.data);
+        if !args.read_only {
+            tiers.remember(&engine);
         }
         // Canonical paths, because trees are compared with them by prefix. The directories exist
         // since the open.
@@ -114,7 +105,7 @@ impl OpenStore {
             engine,
             namespace,
             env,
-            tier: location.uri().to_owned(),
+            tiers,
             source,
             own_dirs,
         })
@@ -139,51 +130,6 @@ impl OpenStore {
     /// directory.
     pub(crate) fn owns(&self, canonical: &Path) -> bool {
         self.own_dirs.iter().any(|own| canonical.starts_with(own))
-    }
-}
-
-/// Returns the place of the blob tier, its location, and the remembered location.
-///
-/// The place is the given place, which is that of `--blobs`, or else the remembered place, or else
-/// `blobs` under the data directory.
-///
-/// # Errors
-/// [`Failure::Failed`] if the remembered location can't be read, or is another place than the given
-/// place (unless the tier is adopted). [`Failure::Usage`] if this build does not support the
-/// remembered place.
-fn place(
-    given: Option<BlobPlace>,
-    data: &Path,
-    access: StoreAccess,
-) -> Result<(BlobPlace, Location, Option<Location>), Failure> {
-    let remembered = match Location::remembered(data) {
-        // `adopt --blobs` replaces the remembered location, so a damaged file does not matter.
-        Err(_) if access == StoreAccess::Adopt && given.is_some() => None,
-        remembered => remembered?,
-    };
-    let place = match (given, &remembered) {
-        (Some(given), _) => given,
-        (None, Some(remembered)) => blob_uri::parse(remembered.uri())?,
-        (None, None) => BlobPlace::UnderData,
-    };
-    let location = Location::of(&place)?;
-    if let Some(remembered) = remembered.as_ref().filter(|_| access != StoreAccess::Adopt) {
-        location.check(remembered, data)?;
-    }
-    Ok((place, location, remembered))
-}
-
-/// Remembers the location, or prints a warning.
-fn remember(location: &Location, data: &Path) {
-    // Not an error: a store on a full disk must stay usable.
-    if let Err(error) = location.remember(data) {
-        let why = one_line(&error);
-        let data = data.display();
-        let message = format!(
-            "the location of the blob tier can't be saved; give --blobs next time: data={data} \
-             cause={why}"
-        );
-        eprintln!("cenotaph: {}", human::key(&message));
     }
 }
 

@@ -4,28 +4,32 @@
 use cenotaph::SalvageReport;
 use serde_json::{Value, json};
 
-use crate::args::SalvageArgs;
-use crate::blob_location::Location;
+use crate::args::{SalvageArgs, StoreArgs};
+use crate::blob_location::{Location, Remembered};
 use crate::blob_uri::{self, BlobPlace};
 use crate::ui::failure::Failure;
 use crate::ui::human;
 use crate::ui::report::Report;
 
-/// Runs `salvage`. `blobs` is the value of `--blobs`.
+/// Runs `salvage`. Of the options of the store, `--blobs` and `--older-blobs` apply to the old one.
 pub(crate) async fn run(
     report: &Report,
     options: &SalvageArgs,
-    blobs: Option<&str>,
+    store: &StoreArgs,
 ) -> Result<(), Failure> {
     let mut salvage = cenotaph::salvage(&options.old, &options.new);
-    let place = match blobs {
-        Some(given) => blob_uri::parse(given)?,
-        // As in other commands, the remembered tier is the default, here that of the old store.
-        None => match Location::remembered(&options.old)? {
-            Some(remembered) => blob_uri::parse(remembered.uri())?,
-            None => BlobPlace::UnderData,
-        },
+    // As in other commands, the remembered tiers are the default, here those of the old store. A
+    // damaged file does not matter if the tier is given.
+    let remembered = match (Remembered::read(&options.old), &store.blobs) {
+        (Err(_), Some(_)) => None,
+        (remembered, _) => remembered?,
     };
+    let place = match (&store.blobs, &remembered) {
+        (Some(given), _) => blob_uri::parse(given)?,
+        (None, Some(remembered)) => blob_uri::parse(remembered.current.uri())?,
+        (None, None) => BlobPlace::UnderData,
+    };
+    let older = older(store, remembered, options)?;
     let place = match place {
         BlobPlace::UnderData => {
             // The salvage reads this directory by default. It is absent if all objects are inline.
@@ -58,8 +62,8 @@ pub(crate) async fn run(
     }
     if let Some(place) = place {
         report.note(&format!(
-            "large objects were not copied: use the new store with --data {} --blobs {place}, and \
-             do not use the old store any more",
+            "large objects were not copied: use the new store with --data {} --blobs {place}{older}, \
+             and do not use the old store any more",
             options.new.display()
         ));
     }
@@ -70,6 +74,30 @@ pub(crate) async fn run(
     Err(Failure::Incomplete(format!(
         "not everything could be copied, see the report: new={new}"
     )))
+}
+
+/// Returns the options that name the older tiers of the old store to the new one.
+fn older(
+    store: &StoreArgs,
+    remembered: Option<Remembered>,
+    options: &SalvageArgs,
+) -> Result<String, Failure> {
+    let mut uris = Vec::new();
+    for given in &store.older_blobs {
+        let place = blob_uri::parse_option("--older-blobs", given)?;
+        uris.push(Location::of(&place)?.uri().to_owned());
+    }
+    for older in remembered.into_iter().flat_map(|tiers| tiers.older) {
+        uris.push(match older.uri() {
+            "fs:" => format!("fs:{}", options.old.join("blobs").display()),
+            uri => uri.to_owned(),
+        });
+    }
+    uris.dedup();
+    Ok(uris
+        .iter()
+        .map(|uri| format!(" --older-blobs {uri}"))
+        .collect())
 }
 
 /// Returns the report for scripts.

@@ -57,7 +57,7 @@ pub(crate) async fn run(
 }
 
 /// Prints a finding.
-fn print_finding(report: &Report, finding: &Finding) -> Result<(), Failure> {
+pub(super) fn print_finding(report: &Report, finding: &Finding) -> Result<(), Failure> {
     report.result(
         || with_event("finding", json!(finding)),
         || {

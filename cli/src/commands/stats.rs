@@ -22,9 +22,12 @@ pub(crate) async fn run(
         usage(store, report).await?
     };
     let fallback = store.engine.fallback_status().await?;
+    let older = store.tiers.older(&store.engine);
     if report.is_json() {
         let mut value = in_json(&stats);
         let state = fallback.as_ref().map(|fallback| state(fallback.state));
+        value["blobs"] = json!(store.tiers.current());
+        value["older_blobs"] = json!(older);
         value["fallback"] = json!(fallback.as_ref().map(|fallback| &fallback.description));
         value["fallback_state"] = json!(state);
         value["fallback_moved"] = json!(fallback.as_ref().map(|fallback| fallback.migration.moved));
@@ -35,6 +38,13 @@ pub(crate) async fn run(
     } else {
         let mut rows: Vec<[String; 2]> = usage.as_ref().map(usage_in_rows).unwrap_or_default();
         rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), value]));
+        let current = store.tiers.readable(store.tiers.current());
+        rows.push(["blob tier".to_owned(), current]);
+        rows.extend(
+            older
+                .into_iter()
+                .map(|uri| ["  older".to_owned(), store.tiers.readable(uri)]),
+        );
         if let Some(fallback) = &fallback {
             let moved = human::grouped(fallback.migration.moved);
             rows.push(["fallback".to_owned(), fallback.description.clone()]);
