@@ -1,7 +1,7 @@
 //! Uploads in parts: puts, preconditions, listings and aborts. `resume.rs` tests interrupted puts.
 
 mod resume;
-pub(crate) mod stage;
+mod stage;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
