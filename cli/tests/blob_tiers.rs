@@ -210,7 +210,7 @@ fn open_upload_keeps_the_older_tier_until_it_ends() {
     let needs = format!("still needs {}: ", at(world, "data/blobs"));
     assert!(said.errors.contains(&needs), "{said}");
     assert!(
-        said.errors.contains("migrate --tier fs:/"),
+        said.errors.contains("migrate --tier 'fs:/"),
         "the way out: {said}"
     );
     let new = json!(at(world, "new"));

@@ -209,5 +209,7 @@ async fn still_needed(store: &OpenStore, outcome: &Outcome) -> Result<String, Fa
         "delayed, up to a minute after a crash",
     );
     let tier = store.tiers.current();
-    Ok(format!("{message}; then run `migrate --tier {tier}` again"))
+    Ok(format!(
+        "{message}; then run `migrate --tier '{tier}'` again"
+    ))
 }
