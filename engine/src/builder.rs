@@ -148,6 +148,22 @@ impl Builder {
     /// accepted and has its mark by then, so that the store opens with these locations whether the
     /// opening ends before the move or after it. The index is locked. An error of the step fails
     /// the opening, and the store has not moved.
+    ///
+    /// ```
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), cenotaph::Error> {
+    /// # let directory = tempfile::tempdir().unwrap();
+    /// # let (data, new) = (directory.path().join("data"), directory.path().join("new"));
+    /// # let locations = directory.path().join("locations");
+    /// # cenotaph::Engine::builder(&data).open().await?.close().await?;
+    /// let builder = cenotaph::Engine::builder(&data).blobs_in(&new);
+    /// let builder = builder.older_blobs_in(data.join("blobs"));
+    /// let (file, text) = (locations.clone(), format!("{}", new.display()));
+    /// let engine = builder.before_move(move || std::fs::write(&file, &text)).open().await?;
+    /// assert!(locations.exists() && engine.blob_tiers().len() == 2);
+    /// # engine.close().await
+    /// # }
+    /// ```
     pub fn before_move(
         mut self,
         step: impl Fn() -> io::Result<()> + Send + Sync + 'static,

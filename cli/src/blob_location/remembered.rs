@@ -22,10 +22,10 @@
 //! 6 the file: blobs = NEW, without OLD             by the tool
 //!
 //! crash before 2   the store opens over OLD; the next attempt replaces the mark
-//! crash before 3   the next command that writes opens over both tiers, which is step 3; a
-//!                  read-only one reads OLD
-//! crash before 6   the store opens over NEW, and OLD is ignored; the next command that writes to
-//!                  the store repeats step 6
+//! crash before 3   the next command opens over both tiers, which is step 3; with --read-only it
+//!                  reads OLD
+//! crash before 6   the store opens over NEW, and OLD is ignored; the next command without
+//!                  --read-only repeats step 6
 //! ```
 //!
 //! Invariant: the store opens with the remembered locations. The file is written only while the

@@ -9,8 +9,8 @@
 //!                                                        its older ones
 //! ```
 //!
-//! Only `migrate --tier` moves a store. Any other command that writes completes a move of which the
-//! locations are remembered already; see `blob_location/remembered.rs`.
+//! Only `migrate --tier` moves a store. Any other command completes a move of which the locations
+//! are remembered already, unless it is read-only; see `blob_location/remembered.rs`.
 
 use std::path::PathBuf;
 
