@@ -3,7 +3,7 @@
 use super::*;
 use crate::blobs::BlobTiers;
 use crate::records::{NextTier, NumberedTier};
-use crate::types::{Reason, TierNumber};
+use crate::types::{Reason, TierId, TierNumber};
 
 /// A store, and the tiers that it may be opened over.
 struct SeveralTiers {
@@ -224,6 +224,29 @@ async fn two_places_never_get_the_same_mark() {
     let second = store.scene.record().await.unwrap();
     assert_eq!(second.current.number, first.current.number);
     assert_ne!(second.current.id, first.current.id);
+}
+
+#[tokio::test]
+async fn marker_identifies_the_next_tier_under_another_path() {
+    let store = SeveralTiers::new(2).await;
+    let next = NextTier {
+        tier: NumberedTier {
+            number: TierNumber::new(1).unwrap(),
+            id: Some(TierId::from_uuid(Uuid::from_u128(5))),
+        },
+        place: "a link to the tier".to_owned(),
+    };
+    let record = store.scene.record().await.unwrap();
+    store.mark(1, encode(record.mark(next.tier))).await;
+    let adding = StoreRecord {
+        next: Some(next.clone()),
+        ..record
+    };
+    store.scene.set_record(Some(adding)).await;
+    store.find(1, &[0]).await.unwrap();
+    store.open(1, &[0]).await.unwrap();
+    let record = store.scene.record().await.unwrap();
+    assert_eq!((record.current, record.next), (next.tier, None));
 }
 
 #[tokio::test]
