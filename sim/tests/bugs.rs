@@ -181,7 +181,7 @@ const PLANTED: [Planted; 40] = [
     Planted {
         bug: Bug::SealAfterTruncatedScan,
         within: 300,
-        by: &["seal"],
+        by: &["seal", "linearizability"],
     },
     Planted {
         bug: Bug::FallbackErrorIsAbsent,

@@ -66,7 +66,7 @@ fn masks_over_the_limit_do_not_hurry_the_pruner() {
         let limit = plan.setting.last_versions.entries_max;
         if plan.fallback.is_some() && limit != LastVersionRules::default().entries_max {
             let steps = run(&plan, &Options::default()).steps;
-            assert!(steps < 10_000, "seed {seed}: {steps} steps");
+            assert!(steps < 20_000, "seed {seed}: {steps} steps");
             plans += 1;
         }
     }

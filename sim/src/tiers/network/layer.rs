@@ -67,7 +67,10 @@ impl Service for BreakableService {
     type Composer = oio::Composer;
 
     fn info(&self) -> ServiceInfo {
-        self.inner.info()
+        // The name of the memory service is its address, which differs between runs of a seed.
+        let inner = self.inner.info();
+        let name = format!("tier-{}", self.link.1);
+        ServiceInfo::new(inner.scheme(), inner.root(), name)
     }
 
     fn capability(&self) -> Capability {
