@@ -26,7 +26,7 @@
 //! The table is about the current tier. `ownership/several.rs` opens all tiers of a store, and adds
 //! a tier.
 //!
-//! A reader ([`TierClaim::find`]) decides by the same table, but neither takes nor creates a tier.
+//! A reader ([`TierClaim::find_all`]) decides by the same table, but neither takes nor creates a tier.
 //!
 //! Guards I11. The bytes of the marker are in `blobs/marker.rs`, those of the record in
 //! `records/store.rs`.
