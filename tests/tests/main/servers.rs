@@ -97,6 +97,14 @@ async fn store_moves_to_moto_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blobs_relocate_to_moto_under_load() {
+    let Some(program) = required("moto", S3::find_moto()) else {
+        return;
+    };
+    migration::assert_relocates(&S3::moto(program, PART_BYTES_MIN).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_a_bucket_move_into_a_store() {
     let Some(program) = required("moto", S3::find_moto()) else {
         return;
