@@ -11,7 +11,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::check::HIGH_WATER;
-use super::creation::{self, FJALL_META_KEYSPACE, LOCK, corrupt};
+use super::creation::{self, FJALL_META_KEYSPACE, LOCK, Lock, corrupt};
 use super::database::SEGMENTS;
 use super::journal::Journal;
 use super::journals::{self, JournalVerdict, Scanned};
@@ -228,7 +228,7 @@ fn keep_intact_batches(path: &Path, journal: &Journal) -> io::Result<()> {
 }
 
 /// Locks an index against engines while its files are read. Returns `None` if it has no lock file.
-fn lock(dir: &Path) -> Result<Option<File>> {
+fn lock(dir: &Path) -> Result<Option<Lock>> {
     if !creation::is_index(dir)? {
         let message = format!("no index in the directory: dir={}", dir.display());
         return Err(Error::new(ErrorKind::Invalid, "salvage", message));
@@ -239,7 +239,7 @@ fn lock(dir: &Path) -> Result<Option<File>> {
         Err(error) => return Err(unavailable(dir, error)),
     };
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        Ok(()) => Ok(Some(Lock::held(file))),
         Err(TryLockError::WouldBlock) => {
             let message = format!(
                 "the index is open in an engine: close the engine first: dir={}",

@@ -48,6 +48,11 @@ const FJALL_JOURNAL: &str = "jnl";
 pub(super) struct Lock(File);
 
 impl Lock {
+    /// Returns the lock that this file holds.
+    pub(super) fn held(file: File) -> Self {
+        Self(file)
+    }
+
     /// Writes the id of this process into the lock file. Called after the index is open, because a
     /// refused directory must not change. The id is only a hint: on a full disk it is missing.
     pub(super) fn note_holder(&self) {

@@ -11,7 +11,7 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::check::{self, HIGH_WATER, TAILS};
-use super::creation::{self, FJALL_META_KEYSPACE, unavailable};
+use super::creation::{self, FJALL_META_KEYSPACE, Lock, unavailable};
 use super::journals::{self, JournalVerdict, Scanned};
 use super::manifest::{self, Depth};
 use super::mark::{self, Mark, Reading};
@@ -73,7 +73,7 @@ pub fn examine(
 
 /// Takes the shared lock of the directory. Returns `None` if an engine holds the lock, and
 /// `Some(None)` if the lock file is absent: the file is not created.
-fn lock_shared(dir: &Path) -> Result<Option<Option<File>>> {
+fn lock_shared(dir: &Path) -> Result<Option<Option<Lock>>> {
     let path = dir.join(creation::LOCK);
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -81,7 +81,7 @@ fn lock_shared(dir: &Path) -> Result<Option<Option<File>>> {
         Err(error) => return Err(unavailable("open", &path, error)),
     };
     match file.try_lock_shared() {
-        Ok(()) => Ok(Some(Some(file))),
+        Ok(()) => Ok(Some(Some(Lock::held(file)))),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(unavailable("lock", &path, error)),
     }

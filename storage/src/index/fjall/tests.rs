@@ -3,6 +3,7 @@
 
 mod damage;
 mod disk_space;
+mod locks;
 pub(super) mod mutated;
 mod older;
 mod payload_log;
