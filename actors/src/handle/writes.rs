@@ -175,6 +175,8 @@ impl Tiered {
         } = payload;
         self.make_blob_room(source.bytes).await?;
         let permit = self.context().admission.upload(is_bulk).await?;
+        // Checked under the permit: `close` first stops the engine, then waits for all permits.
+        self.context().health.check("put")?;
         let (caller, answer) = Caller::new();
         // Dropped with this future: the upload then sees that the caller is gone.
         let (_present, caller_gone) = oneshot::channel();
@@ -190,8 +192,6 @@ impl Tiered {
         };
         self.hand_over(Handover::new(job)).await?;
         let died = |_| {
-            // A closing engine stops the uploads that began after its last check.
-            self.context().health.check("put")?;
             Err(Error::new(
                 ErrorKind::Unavailable,
                 "put",
