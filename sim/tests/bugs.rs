@@ -165,7 +165,7 @@ const PLANTED: [Planted; 40] = [
     },
     Planted {
         bug: Bug::PruneLate,
-        within: 700,
+        within: 400,
         by: &["versions", "I3"],
     },
     Planted {
