@@ -37,16 +37,10 @@ pub(super) async fn assert_moves(server: &S3) {
     let builder = Engine::builder(&new).blobs(layered(bucket.clone()));
     let fallback = EngineFallback::new(old.clone(), "old");
     let engine = builder.fallback(fallback).open().await.unwrap();
-    let done = Arc::new(AtomicBool::new(false));
-    let reads = Arc::new(AtomicU64::new(0));
-    let mut tasks = load(&engine, &done, &reads);
-    let report = engine.migrate().verify().objects_at_once(4).await.unwrap();
+    let migrate = engine.migrate().verify().objects_at_once(4).into_future();
+    let (report, reads, rounds) = under_load(&engine, migrate).await;
+    let report = report.unwrap();
     assert!(report.is_sealed && report.failed == 0, "{report:?}");
-    done.store(true, Ordering::Relaxed);
-    let mut rounds = 0;
-    while let Some(ended) = tasks.join_next().await {
-        rounds += ended.unwrap();
-    }
     engine.close().await.unwrap();
     old.close().await.unwrap();
     std::fs::remove_dir_all(directory.path().join("old")).unwrap();
@@ -63,7 +57,7 @@ pub(super) async fn assert_moves(server: &S3) {
         "moved {} objects, {} bytes; meanwhile {} reads and {} increments, none failed or lost",
         report.moved,
         report.bytes,
-        reads.load(Ordering::Relaxed),
+        reads,
         rounds * COUNTERS
     );
     engine.close().await.unwrap();
@@ -86,16 +80,9 @@ pub(super) async fn assert_relocates(server: &S3) {
     let both = builder().blobs(layered(bucket.clone()));
     let both = both.older_blobs_in(directory.path().join("blobs"));
     let engine = both.open().await.unwrap();
-    let done = Arc::new(AtomicBool::new(false));
-    let reads = Arc::new(AtomicU64::new(0));
-    let mut tasks = load(&engine, &done, &reads);
-    let report = engine.relocate().await.unwrap();
+    let (report, reads, rounds) = under_load(&engine, engine.relocate().into_future()).await;
+    let report = report.unwrap();
     assert_eq!(report.failed, 0, "{report:?}");
-    done.store(true, Ordering::Relaxed);
-    let mut rounds = 0;
-    while let Some(ended) = tasks.join_next().await {
-        rounds += ended.unwrap();
-    }
     // Without readers nothing keeps the older tier.
     let last = engine.relocate().await.unwrap();
     assert_eq!((last.failed, last.left), (0, 0), "{last:?}");
@@ -111,7 +98,7 @@ pub(super) async fn assert_relocates(server: &S3) {
         "relocated {} objects, {} bytes; meanwhile {} reads and {} increments, none failed or lost",
         report.relocated,
         report.bytes,
-        reads.load(Ordering::Relaxed),
+        reads,
         rounds * COUNTERS
     );
     engine.close().await.unwrap();
@@ -126,6 +113,21 @@ async fn fill(old: &Engine) {
         let zero = 0u64.to_le_bytes().to_vec();
         old.put(&*format!("counter/{number}"), zero).await.unwrap();
     }
+}
+
+/// Runs `work` beside two readers and two writers. Returns its result, the number of reads, and how
+/// often each counter was incremented.
+async fn under_load<T>(engine: &Engine, work: impl Future<Output = T>) -> (T, u64, u64) {
+    let done = Arc::new(AtomicBool::new(false));
+    let reads = Arc::new(AtomicU64::new(0));
+    let mut tasks = load(engine, &done, &reads);
+    let result = work.await;
+    done.store(true, Ordering::Relaxed);
+    let mut rounds = 0;
+    while let Some(ended) = tasks.join_next().await {
+        rounds += ended.unwrap();
+    }
+    (result, reads.load(Ordering::Relaxed), rounds)
 }
 
 /// Starts two readers and two writers. A writer returns how often it has incremented each counter.
