@@ -99,3 +99,74 @@ pub async fn tier_names(index: &dyn Index) -> Result<TierNames> {
         is_incomplete: !all_read,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::record;
+    use crate::index::Batch;
+    use crate::read::ReadLimits;
+    use crate::read::fixture::{Store, id, payload};
+    use crate::records::{Extent, LateWrite, Orphan, Part, part_key};
+    use crate::types::{Checksum, Epoch, PartEtag, PartNumber, Timestamp, UploadId};
+
+    fn tier(number: u16) -> TierNumber {
+        TierNumber::new(number).unwrap()
+    }
+
+    #[tokio::test]
+    async fn rows_parts_changes_and_orphans_name_tiers() {
+        let store = Store::new(ReadLimits::default());
+        store
+            .put_parts(&id("a"), &[payload(10, 1), payload(10, 2)])
+            .await;
+        let revision = |number| store.env.revision_id().in_tier(tier(number));
+        let now = Timestamp::from_millis(1);
+        let change = Change {
+            epoch: Epoch::new(1),
+            started: now,
+            object: id("a"),
+            revisions: vec![revision(1), revision(1)],
+        };
+        let mut batch = record(store.env.operation_id(), &change);
+        let part = Part {
+            extent: Extent {
+                revision: revision(2),
+                bytes: 10,
+                checksum: Checksum::new(1),
+            },
+            etag: PartEtag::of(b"x"),
+            uploaded: now,
+        };
+        let key = part_key(&UploadId::new(now, [1, 2]), PartNumber::new(1).unwrap());
+        batch.put(Table::Uploads, key, part.encode());
+        let orphan = Orphan::new(id("a"), now, LateWrite::Landed).encode();
+        batch.put(Table::Orphans, revision(3).as_bytes().to_vec(), orphan);
+        store.index.apply(batch);
+
+        let names = tier_names(&*store.index).await.unwrap();
+        let counts: Vec<u64> = (0..5).map(|number| names.of(tier(number))).collect();
+        assert_eq!(counts, [2, 2, 1, 1, 0]);
+        let free: Vec<u16> = (0..5)
+            .filter(|&number| names.is_free(tier(number)))
+            .collect();
+        assert_eq!(free, [4]);
+        let page = rows(&*store.index, Range::all(10)).await.unwrap();
+        assert_eq!((page.rows.len(), page.unreadable), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn entry_that_cannot_be_read_may_name_any_tier() {
+        for table in [Table::Rows, Table::Uploads, Table::Changes] {
+            let store = Store::new(ReadLimits::default());
+            assert!(tier_names(&*store.index).await.unwrap().is_free(tier(1)));
+            let mut batch = Batch::new();
+            batch.put(table, id("a").encoded().clone(), "damaged");
+            store.index.apply(batch);
+            let names = tier_names(&*store.index).await.unwrap();
+            assert!(!names.is_free(tier(1)), "{table:?}");
+            let page = rows(&*store.index, Range::all(10)).await.unwrap();
+            assert_eq!(page.unreadable, u64::from(table == Table::Rows));
+        }
+    }
+}

@@ -48,7 +48,8 @@ pub struct RelocationReport {
     pub failures: Vec<MigrationFailure>,
     /// Blobs in older tiers that something still names: an object that failed, expired, or was
     /// written meanwhile, a part of an open upload, or a deletion that waits for a reader or for
-    /// its time. A later relocation finds them gone.
+    /// its time. A later relocation finds them gone. Entries of the index that can't be read, which
+    /// a [scrub](crate::Engine::scrub) names, count as one.
     pub left: u64,
     /// Numbers of the older tiers that were released. The first tier of a store has number 0.
     pub released: Vec<TierNumber>,
@@ -219,7 +220,9 @@ impl Relocate {
     async fn count_left(&self, older: &[TierNumber]) -> Result<(u64, Vec<TierNumber>)> {
         let names = tier_names(&**self.engine.index()).await?;
         let older_tiers = self.engine.tiered().older_tiers();
-        let left = older_tiers.iter().map(|&tier| names.of(tier)).sum();
+        let left: u64 = older_tiers.iter().map(|&tier| names.of(tier)).sum();
+        // An entry that can't be read keeps every older tier.
+        let left = left + u64::from(names.is_incomplete && !older_tiers.is_empty());
         let free = older.iter().copied().filter(|&tier| names.is_free(tier));
         Ok((left, free.collect()))
     }
