@@ -10,8 +10,9 @@
 //! 5 compare-and-write through the shard (I3, I6)     the commit itself answers the caller (I10)
 //! ```
 //!
-//! Steps 1 and 5 are in `put.rs`, `part.rs` and `relocation.rs`, step 2 in `change_recorder.rs`, steps 3 and 4 in
-//! `stream.rs`. The outcomes of dead actors and dropped callers are in `runtime/reply.rs`.
+//! Steps 1 and 5 are in `put.rs`, `part.rs` and `relocation.rs`, step 2 in `change_recorder.rs`,
+//! steps 3 and 4 in `stream.rs`. The outcomes of dead actors and dropped callers are in
+//! `runtime/reply.rs`. A relocation reads no row: the engine has read it, and the shard compares.
 
 use std::sync::Arc;
 
