@@ -74,3 +74,6 @@ fn filler() -> Batch {
     }
     batch
 }
+
+#[cfg(test)]
+mod tests;
