@@ -71,6 +71,13 @@ impl Stage {
         }))
     }
 
+    /// Returns whether another clone of this environment exists, such as that of an [`Env`].
+    ///
+    /// [`Env`]: cenotaph_storage::Env
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// Holds the next work that reaches this sync point.
     pub fn hold(&self, sync_point: SyncPoint) -> Held {
         let (arrived, arrival) = oneshot::channel();

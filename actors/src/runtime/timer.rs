@@ -1,15 +1,22 @@
 //! [`Timer`]: a wake-up that an actor sends to itself, at most one at a time.
 //!
+//! A setting sleeps in a task of its own. The task ends when the setting is replaced by an earlier
+//! one, or when the timer is dropped with its actor. Otherwise the task of a distant deadline would
+//! keep the environment of an engine that has long been closed.
+//!
 //! Each setting has a token that travels in the message it sends. Only the newest token is current,
-//! so that a setting that was replaced by an earlier one sends a message without effect.
+//! so that a message that was already sent by a replaced setting has no effect.
 
 use cenotaph_storage::{Env, Timestamp};
+use tokio::sync::oneshot;
 
 /// The next wake-up of an actor.
 #[derive(Debug, Default)]
 pub(crate) struct Timer {
     due: Option<Timestamp>,
     token: TimerToken,
+    /// Ends the task of the newest setting when it is dropped.
+    task: Option<oneshot::Sender<()>>,
 }
 
 /// Identity of a setting of a timer.
@@ -33,8 +40,14 @@ impl Timer {
         // One millisecond more: the work is due when the pass begins, and the timer never spins.
         let delay = due.since(env.steady_now()) + std::time::Duration::from_millis(1);
         let sleeper = env.clone();
+        let (task, mut dropped) = oneshot::channel();
+        self.task = Some(task);
         env.spawn(async move {
-            sleeper.sleep(delay).await;
+            tokio::select! {
+                biased;
+                _ = &mut dropped => return,
+                () = sleeper.sleep(delay) => {}
+            }
             fire(token);
         });
     }
@@ -51,6 +64,9 @@ impl Timer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Weak};
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
@@ -70,5 +86,38 @@ mod tests {
         assert!(!timer.is_current(first));
         assert!(timer.is_current(earlier));
         assert!(!timer.is_current(earlier));
+    }
+
+    /// Waits until all clones of a marker are dropped.
+    async fn dropped<T>(env: &Env, marker: &Weak<T>) {
+        let waiting = async {
+            while marker.strong_count() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let dropped = env.deadline(Duration::from_secs(30), waiting).await;
+        dropped.expect("the task of the setting ends");
+    }
+
+    /// Sets a timer, and returns a marker that its task holds.
+    fn set_marked(timer: &mut Timer, env: &Env, due: Timestamp) -> Weak<()> {
+        let held = Arc::new(());
+        let marker = Arc::downgrade(&held);
+        timer.set(env, due, move |_| drop(held));
+        marker
+    }
+
+    #[tokio::test]
+    async fn task_ends_with_the_timer_or_when_its_setting_is_replaced() {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        let env = Env::real().unwrap();
+        let now = env.steady_now();
+        let mut timer = Timer::default();
+        let replaced = set_marked(&mut timer, &env, now.after(2 * DAY));
+        let newest = set_marked(&mut timer, &env, now.after(DAY));
+        dropped(&env, &replaced).await;
+        assert_eq!(newest.strong_count(), 1, "the newest setting sleeps");
+        drop(timer);
+        dropped(&env, &newest).await;
     }
 }

@@ -29,7 +29,7 @@ const BLOCKING_THREADS_MAX: usize = 16;
 /// of its directories wait in parallel.
 pub(super) const BLOB_THREADS_MAX: usize = 64;
 /// Idle time after which a thread for blocking work ends.
-const BLOCKING_IDLE: Duration = Duration::from_secs(10);
+pub(super) const BLOCKING_IDLE: Duration = Duration::from_secs(10);
 
 /// The real world: system clock, system randomness, tokio and threads.
 ///

@@ -1,10 +1,11 @@
 //! Tests of the steady time with clocks that a test sets, and of the real world.
 
+use std::cell::RefCell;
 use std::sync::Mutex;
 
 use proptest::prelude::*;
 
-use super::real::BLOB_THREADS_MAX;
+use super::real::{BLOB_THREADS_MAX, BLOCKING_IDLE};
 use super::*;
 
 /// World with a wall clock and a monotonic clock that the test sets.
@@ -175,4 +176,25 @@ async fn a_hanging_blob_tier_does_not_delay_reads_of_the_index() {
         hung.into_iter().all(|released| released.unwrap()),
         "all work ends after the tier responds"
     );
+}
+
+/// Notifies the test when its thread ends.
+struct ThreadEnd(Option<oneshot::Sender<()>>);
+
+thread_local! {
+    static THREAD_END: RefCell<ThreadEnd> = const { RefCell::new(ThreadEnd(None)) };
+}
+
+/// Threads end after an idle time, but a service that opens and closes many stores would keep
+/// those of each until then.
+#[tokio::test]
+async fn idle_threads_end_with_their_environment() {
+    let outer = Env::real().unwrap();
+    let env = Env::real().unwrap();
+    let (sender, ended) = oneshot::channel();
+    let work = move || THREAD_END.with_borrow_mut(|end| end.0 = Some(sender));
+    env.blocking(work).await.unwrap();
+    drop(env);
+    let ended = outer.deadline(BLOCKING_IDLE / 2, ended).await;
+    assert!(ended.is_some(), "the idle thread outlives its environment");
 }

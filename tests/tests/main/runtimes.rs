@@ -1,10 +1,11 @@
 //! Runtimes that end before the engine, that have no timers, or whose blocking threads are all
-//! busy.
+//! busy, and the environment of a closed engine.
 
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use cenotaph::{Engine, Env, ErrorKind, Result};
+use cenotaph_tests::stage::Stage;
 use tokio::runtime::{Builder, Runtime};
 
 fn open(runtime: &Runtime) -> (tempfile::TempDir, Engine) {
@@ -155,4 +156,37 @@ async fn store_reopens_right_after_its_last_clone_is_dropped() {
         "19"
     );
     engine.close().await.unwrap();
+}
+
+/// The expirer of the engine waits a day for the deadline of an object. A service that reopens
+/// stores must not keep the environment of each engine until then.
+#[tokio::test]
+async fn engine_that_ends_releases_its_environment() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    for is_closed in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Stage::new();
+        let engine = Engine::builder(dir.path())
+            .env(Env::new(stage.clone()))
+            .open()
+            .await
+            .unwrap();
+        engine.put("k", "v").time_to_live(DAY).await.unwrap();
+        engine.settle().await.unwrap();
+        if is_closed {
+            engine.close().await.unwrap();
+        }
+        drop(engine);
+        let env = Env::real().unwrap();
+        let released = env.deadline(Duration::from_secs(30), async {
+            while stage.is_shared() {
+                env.sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let released = released.await;
+        assert!(
+            released.is_some(),
+            "the environment is in use: is_closed={is_closed}"
+        );
+    }
 }
