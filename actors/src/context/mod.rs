@@ -183,7 +183,7 @@ impl Context {
                     }
                     Err(CommitError::Unknown(_)) => backlog.doubt(&update),
                     // Nothing was written, so the backlog is still exact.
-                    Err(CommitError::NotStarted(_)) => {}
+                    Err(CommitError::NotStarted(_) | CommitError::Changed) => {}
                 }
                 reply(outcome.map_err(CommitError::into_error));
                 drop(keep_alive);

@@ -213,7 +213,7 @@ impl CrossShardCommit {
     fn commit<T: Send + 'static>(
         &self,
         locked: LockedObjects,
-        plan: Plan<T>,
+        mut plan: Plan<T>,
         mut reply: Option<ReplyCallback<T>>,
     ) -> Option<ReplyCallback<T>> {
         let LockedObjects { locks, objects } = locked;
@@ -240,6 +240,7 @@ impl CrossShardCommit {
             let completion = completion(&self.context, after, reached, permit, move |committed| {
                 reply(committed.and(plan.reply));
             });
+            plan.batch.require_all(plan.reads.into_conditions());
             self.context.index.submit(plan.batch, completion);
         });
         reply

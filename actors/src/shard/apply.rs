@@ -48,7 +48,7 @@ impl Shard {
     fn apply<T: Send + 'static>(
         &self,
         pending: &mut PendingWrites,
-        plan: Plan<T>,
+        mut plan: Plan<T>,
         permit: Option<Permit>,
         reply: ReplyCallback<T>,
     ) {
@@ -76,6 +76,7 @@ impl Shard {
         let completion = completion(&self.context, after, reached, permit, move |committed| {
             reply(committed.and(plan.reply));
         });
+        plan.batch.require_all(plan.reads.into_conditions());
         self.context.index.submit(plan.batch, completion);
     }
 }

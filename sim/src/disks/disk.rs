@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
-use cenotaph_storage::index::{Batch, Table};
+use cenotaph_storage::index::{Batch, Condition, Table};
+use cenotaph_storage::records::BASE_VERSION_KEY;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::rng::{Odds, Rng};
@@ -55,6 +56,16 @@ impl DiskTables {
             )
         };
         Self(Table::ALL.map(kept))
+    }
+
+    /// Returns the first condition of a batch that does not hold.
+    fn unmet<'a>(&self, batch: &'a Batch) -> Option<&'a Condition> {
+        batch.conditions().iter().find(|condition| {
+            // Other shards raise the base version of new objects. A decision depends on it only
+            // where the last version of its own object was dropped, which is a condition, too.
+            condition.key != BASE_VERSION_KEY
+                && self.of(condition.table).get(&condition.key) != condition.value.as_ref()
+        })
     }
 
     /// Applies a batch.
@@ -167,12 +178,17 @@ impl Disk {
         self.state().log_tail.clear();
     }
 
-    /// Makes all appended batches durable and returns them in order.
-    pub(crate) fn sync(&self) -> Vec<Batch> {
+    /// Makes all appended batches durable and returns them in order, each with a condition that did
+    /// not hold.
+    pub(crate) fn sync(&self) -> Vec<(Batch, Option<Condition>)> {
         let mut state = self.state();
-        let batches = std::mem::take(&mut state.pending);
-        batches.iter().for_each(|batch| state.synced.apply(batch));
-        batches
+        let batches = std::mem::take(&mut state.pending).into_iter();
+        let synced = batches.map(|batch| {
+            let unmet = state.synced.unmet(&batch).cloned();
+            state.synced.apply(&batch);
+            (batch, unmet)
+        });
+        synced.collect()
     }
 
     /// Replays the journal after a crash. The unsynced tail is cut at a random byte and may be

@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{
-    Batch, CommitError, Completion, Index, IndexStats, Snapshot, StallWatch, Table, no_space,
+    Batch, CommitError, Completion, Condition, Index, IndexStats, Snapshot, StallWatch, Table,
+    no_space,
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
@@ -242,12 +243,18 @@ impl Inner {
         // Real fjall writes and syncs in a single call, so `write` does nothing for it.
         let durable = match &self.medium {
             Medium::Simulated => durable_state.disk.sync(),
-            Medium::Fjall(real) => real.commit(batches),
+            Medium::Fjall(real) => {
+                let durable = real.commit(batches).into_iter();
+                durable.map(|batch| (batch, None)).collect()
+            }
         };
-        for batch in durable {
-            durable_state
-                .state()
-                .commit(&batch, &durable_state.blobs, "durable");
+        for (batch, unmet) in durable {
+            let mut state = durable_state.state();
+            if let Some(Condition { table, key, .. }) = unmet {
+                let message = format!("what a decision has read has changed: {table:?} {key:?}");
+                state.model.violated("conditions", message);
+            }
+            state.commit(&batch, &durable_state.blobs, "durable");
         }
     }
 

@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use super::{RowState, UnmetState};
-use crate::index::{Batch, Table};
+use crate::index::{Batch, Condition, Table};
 use crate::types::{Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Result};
 
 /// Everything that follows from one decision.
@@ -153,6 +153,23 @@ impl ReadSet {
     /// Adds the reads of another set.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
+    }
+
+    /// Returns the reads as conditions of a batch. Only an index with a single owner has values that
+    /// can't be read, and it checks no conditions.
+    pub fn into_conditions(self) -> impl Iterator<Item = Condition> {
+        self.0.into_iter().filter_map(|read| {
+            let value = match read.value {
+                ReadValue::Absent => None,
+                ReadValue::Value(value) => Some(value),
+                ReadValue::Unreadable => return None,
+            };
+            Some(Condition {
+                table: read.table,
+                key: read.key,
+                value,
+            })
+        })
     }
 
     /// Returns the reads in their order.

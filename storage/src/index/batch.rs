@@ -1,4 +1,4 @@
-//! Writes that become durable together: [`Batch`].
+//! Writes that become durable together: [`Batch`], and the state they depend on: [`Condition`].
 //!
 //! Guards I3: a batch is all or nothing.
 
@@ -9,11 +9,24 @@ use super::Table;
 /// Longest key of any table, in bytes. Every candidate store accepts keys of this length.
 pub const KEY_BYTES_MAX: usize = 16 * 1024;
 
+/// Value of a key that a batch depends on: the batch commits only if the key still has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// Table of the key.
+    pub table: Table,
+    /// Key.
+    pub key: Bytes,
+    /// Required value, or `None` if the key must be absent.
+    pub value: Option<Bytes>,
+}
+
 /// Writes to several tables that become durable and visible together, or not at all.
 ///
-/// Within a batch the last write of a key wins.
+/// Within a batch the last write of a key wins. Conditions refer to the state before the batch,
+/// after all batches submitted before it.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
+    conditions: Vec<Condition>,
     ops: Vec<(Table, Bytes, Option<Bytes>)>,
     bytes: usize,
 }
@@ -34,6 +47,26 @@ impl Batch {
         self.push(table, key.into(), None);
     }
 
+    /// Requires a key to have this value, or to be absent, when the batch commits.
+    ///
+    /// A [shared](super::Index::is_shared) index checks all conditions in the commit, and answers
+    /// [`CommitError::Changed`](super::CommitError::Changed) if one does not hold. An index with a
+    /// single owner ignores them: nobody else changes what the owner has read.
+    pub fn require(&mut self, table: Table, key: impl Into<Bytes>, value: Option<Bytes>) {
+        let key = key.into();
+        self.conditions.push(Condition { table, key, value });
+    }
+
+    /// Adds conditions.
+    pub fn require_all(&mut self, conditions: impl IntoIterator<Item = Condition>) {
+        self.conditions.extend(conditions);
+    }
+
+    /// Returns the conditions in order. A key may occur in several.
+    pub fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
     fn push(&mut self, table: Table, key: Bytes, value: Option<Bytes>) {
         // A panic and not an error: the length of ids is checked before, so that this is a bug.
         assert!(
@@ -45,9 +78,11 @@ impl Batch {
         self.ops.push((table, key, value));
     }
 
-    /// Appends all writes of another batch.
+    /// Appends all writes and conditions of another batch. All conditions refer to the state before
+    /// both.
     pub fn append(&mut self, other: Self) {
         self.bytes += other.bytes;
+        self.conditions.extend(other.conditions);
         self.ops.extend(other.ops);
     }
 
@@ -56,7 +91,7 @@ impl Batch {
         self.ops.is_empty()
     }
 
-    /// Returns the total size of all keys and values, in bytes.
+    /// Returns the total size of all written keys and values, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

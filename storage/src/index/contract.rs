@@ -42,11 +42,12 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use tokio::sync::oneshot;
 
-use super::{Batch, CommitError, Index, IndexStats, KEY_BYTES_MAX, Range, Snapshot, Table};
+use super::{Batch, CommitError, Index, IndexStats, Range, Snapshot, Table};
 use crate::types::{Checksum, ErrorKind, Result};
 
 mod reads;
 mod scans;
+pub mod shared;
 
 pub use reads::{
     payloads_match_their_checksums, reads_see_everything_acknowledged, snapshots_are_stable,

@@ -11,7 +11,7 @@
 //! Guards I9 (an `Ok` completion means durable) and I10 (each completion fires exactly once, with
 //! the known outcome). Callers bound the queue: the committer itself admits everything.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,11 +19,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::{Batch, CommitError, Completion, IndexStats, StallWatch, Table};
+use super::{Batch, CommitError, Completion, IndexStats, StallWatch};
 use crate::env::Env;
 use crate::types::{Error, ErrorKind, Result};
+
+mod sink;
+
+pub(crate) use sink::{Changes, GroupOutcome, GroupSink, Sink};
 
 /// Interval at which [`Committer::wait`] checks whether the last commit is overdue.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
@@ -35,20 +37,6 @@ const LINGER_MAX: Duration = Duration::from_millis(2);
 /// Duration of a commit from which the next one waits. A short commit with few batches costs less
 /// than the wait.
 const LINGER_FROM: Duration = Duration::from_millis(1);
-
-/// Writes of one commit: `Some` sets a value, `None` removes the key.
-// A map, so that each key occurs once: a store may give all writes of a commit the same sequence
-// number, and could then not order two writes of a key.
-pub(crate) type Changes = BTreeMap<(Table, Bytes), Option<Bytes>>;
-
-/// Destination of commits: the store.
-pub(crate) trait Sink: Send + 'static {
-    /// Applies all writes or none of them. They are durable and visible when the method returns.
-    ///
-    /// # Errors
-    /// Every error of the store. The outcome is then unknown, and the sink is never called again.
-    fn commit(&mut self, changes: Changes) -> Result<()>;
-}
 
 /// Limits of a [`Committer`].
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +81,11 @@ impl Committer {
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] if the operating system can't start a thread.
-    pub(crate) fn start(env: &Env, options: CommitterOptions, sink: impl Sink) -> Result<Self> {
+    pub(crate) fn start(
+        env: &Env,
+        options: CommitterOptions,
+        sink: impl GroupSink,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared {
             env: env.clone(),
             options,
@@ -107,7 +99,7 @@ impl Committer {
                 // `run` drops the sink before `end` reports the end: a caller that waits for the
                 // end may reopen the store.
                 if catch_unwind(AssertUnwindSafe(|| shared.run(sink))).is_err() {
-                    shared.poison(&panicked());
+                    shared.poison(CommitError::Unknown(panicked()));
                 }
                 shared.end();
             }
@@ -346,11 +338,14 @@ impl Shared {
     }
 
     /// Runs the commit thread until the committer is poisoned, or closed and its queue empty.
-    fn run(&self, mut sink: impl Sink) {
+    fn run(&self, mut sink: impl GroupSink) {
         while let Some(batches) = self.next() {
-            match commit(&mut sink, batches) {
-                Ok(syncs) => self.settle(syncs),
-                Err(reason) => self.poison(&reason),
+            // Unwind safe: the sink is not called again after a panic, so that nothing reads its
+            // broken state.
+            match catch_unwind(AssertUnwindSafe(|| sink.commit_group(batches))) {
+                Ok(Ok(outcome)) => self.settle(&outcome),
+                Ok(Err(error)) => self.poison(error),
+                Err(_) => self.poison(CommitError::Unknown(panicked())),
             }
         }
     }
@@ -394,8 +389,8 @@ impl Shared {
         state
     }
 
-    /// Completes the commit in flight with `Ok`, unless it was overdue and has completed before.
-    fn settle(&self, syncs: u64) {
+    /// Completes the commit in flight, unless it was overdue and has completed before.
+    fn settle(&self, outcome: &GroupOutcome) {
         let mut state = self.lock();
         // `watch` has already fired these completions with `Unknown`. A late success is not
         // reported.
@@ -403,15 +398,19 @@ impl Shared {
             return;
         }
         state.stall.end();
-        state.syncs += syncs;
+        state.syncs += outcome.syncs;
         state.last_batches = state.in_flight_batches;
         state.last_commit = self.env.monotonic().saturating_sub(state.begun);
         state.batches += mem::take(&mut state.in_flight_batches);
         let completions = mem::take(&mut state.in_flight);
         // Completions run without the lock, because they may submit the next batch.
         drop(state);
-        for completion in completions {
-            fire(completion, Ok(()));
+        for (position, completion) in completions.into_iter().enumerate() {
+            if outcome.changed.contains(&position) {
+                fire(completion, Err(CommitError::Changed));
+            } else {
+                fire(completion, Ok(()));
+            }
         }
     }
 
@@ -425,29 +424,34 @@ impl Shared {
         };
         state.hung = true;
         let message = format!("commit overdue: under_way_ms={}", under_way.as_millis());
-        self.poison_locked(
-            state,
-            &Error::new(ErrorKind::Unavailable, "commit", message),
-        );
+        let reason = Error::new(ErrorKind::Unavailable, "commit", message);
+        self.poison_locked(state, CommitError::Unknown(reason));
     }
 
-    fn poison(&self, reason: &Error) {
+    fn poison(&self, error: CommitError) {
         let state = self.lock();
         if state.poison.is_none() {
-            self.poison_locked(state, reason);
+            self.poison_locked(state, error);
         }
     }
 
     /// Poisons the committer and fires all completions. The sink is not called again.
-    fn poison_locked(&self, mut state: MutexGuard<'_, State>, reason: &Error) {
+    fn poison_locked(&self, mut state: MutexGuard<'_, State>, error: CommitError) {
+        let is_unknown = matches!(error, CommitError::Unknown(_));
+        let reason = &error.into_error();
         state.stall.end();
         state.poison = Some(reason.clone());
-        let unknown = mem::take(&mut state.in_flight);
+        let in_flight = mem::take(&mut state.in_flight);
         let not_started = mem::take(&mut state.queue);
         drop(state);
         tracing::error!(error = ?reason, "commit failed: index is poisoned and must be reopened");
-        for completion in unknown {
-            fire(completion, Err(CommitError::unknown(reason)));
+        for completion in in_flight {
+            let error = if is_unknown {
+                CommitError::unknown(reason)
+            } else {
+                CommitError::not_started(reason)
+            };
+            fire(completion, Err(error));
         }
         for (_, completion) in not_started {
             fire(completion, Err(CommitError::not_started(reason)));
@@ -459,28 +463,6 @@ impl Shared {
         self.lock().ended = true;
         self.ended.notify_all();
     }
-}
-
-/// Merges and commits batches. Returns the number of syncs: 0 if the batches are empty, else 1.
-fn commit(sink: &mut impl Sink, batches: Vec<Batch>) -> Result<u64> {
-    let changes = merge(batches);
-    if changes.is_empty() {
-        return Ok(0);
-    }
-    // Unwind safe: the sink is not called again after a panic, so that nothing reads its broken
-    // state.
-    match catch_unwind(AssertUnwindSafe(|| sink.commit(changes))) {
-        Ok(outcome) => outcome.map(|()| 1),
-        Err(_) => Err(panicked()),
-    }
-}
-
-/// Merges batches in order. The last write of each key wins.
-fn merge(batches: Vec<Batch>) -> Changes {
-    let changes = batches.into_iter().flat_map(Batch::into_ops);
-    changes
-        .map(|(table, key, value)| ((table, key), value))
-        .collect()
 }
 
 /// Fires a completion and catches its panic, so that the thread and the other completions continue.

@@ -23,7 +23,7 @@ mod space;
 mod stall;
 mod step_over;
 
-pub use batch::{Batch, KEY_BYTES_MAX};
+pub use batch::{Batch, Condition, KEY_BYTES_MAX};
 pub use payload_log::{CollectionStats, PayloadLogStats};
 pub use read_only::{ReadOnlyIndex, read_only};
 pub use space::{SpaceStats, no_space};
@@ -82,6 +82,9 @@ impl Table {
 pub enum CommitError {
     /// The batch did not reach the store and never will. Nothing of it is or becomes durable.
     NotStarted(Error),
+    /// A [`Condition`] of the batch does not hold: another member of a shared index has changed the
+    /// key. Nothing of the batch is or becomes durable. The index is not poisoned.
+    Changed,
     /// The store failed or is overdue. The batch may be durable now, become durable later, or
     /// never. Only a reopen shows the outcome.
     Unknown(Error),
@@ -92,6 +95,11 @@ impl CommitError {
     pub fn into_error(self) -> Error {
         match self {
             Self::NotStarted(error) | Self::Unknown(error) => error,
+            Self::Changed => Error::new(
+                ErrorKind::Unavailable,
+                "commit",
+                "another member has changed the object meanwhile; nothing was committed",
+            ),
         }
     }
 
@@ -258,6 +266,14 @@ pub struct IndexStats {
 /// 4. After a failed or overdue commit the index is poisoned: no later batch is acknowledged, every
 ///    later submission completes with [`CommitError::NotStarted`], and reads continue to work.
 /// 5. No call blocks on the disk, except reads where the implementation documents it.
+///
+/// A [shared](Index::is_shared) index has several handles, its members. Of each handle:
+///
+/// 6. A batch commits only if all its [`Condition`]s hold at its place in the order of all commits.
+///    Otherwise its completion is [`CommitError::Changed`] and later batches go on.
+/// 7. A batch whose connection breaks in its commit completes with its true outcome, as soon as the
+///    store answers again.
+/// 8. After a member was declared dead, none of its batches commits. The handle is poisoned.
 pub trait Index: Send + Sync + 'static {
     /// Queues a batch. Its completion fires when the batch is durable or has failed. An empty batch
     /// completes when all batches submitted before it are durable.
@@ -310,7 +326,20 @@ pub trait Index: Send + Sync + 'static {
         })
     }
 
-    /// Returns a snapshot of the current durable state.
+    /// Returns `true` if other processes may change the index while it is open. The index then checks
+    /// the conditions of each batch.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Returns the length of the longest key that the index stores, in bytes. A batch with a longer
+    /// key completes with [`CommitError::NotStarted`].
+    fn key_bytes_max(&self) -> usize {
+        KEY_BYTES_MAX
+    }
+
+    /// Returns a snapshot of the current durable state. A shared index fixes the state at the first
+    /// read of the snapshot.
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after a close.

@@ -181,6 +181,7 @@ async fn scanned(snapshot: &dyn Snapshot, table: Table, range: Range) -> Vec<Byt
 /// Checks keys with the bytes 0x00 and 0xff, keys of maximal length, and reads of invalid keys.
 pub async fn keys_may_hold_any_byte_up_to_the_longest(subject: &dyn Subject) {
     let index = open(subject).await;
+    let bytes_max = index.key_bytes_max();
     let keys = [
         vec![0],
         vec![0, 0],
@@ -188,11 +189,11 @@ pub async fn keys_may_hold_any_byte_up_to_the_longest(subject: &dyn Subject) {
         b"k\0".to_vec(),
         b"k\0\0k".to_vec(),
         b"k\xff\0".to_vec(),
-        longest_key(0),
-        longest_key(0xff),
+        longest_key(bytes_max, 0),
+        longest_key(bytes_max, 0xff),
         vec![0xff],
         vec![0xff; 3],
-        vec![0xff; KEY_BYTES_MAX],
+        vec![0xff; bytes_max],
     ];
     for table in [Table::Rows, Table::Payloads, Table::Meta] {
         let mut batch = Batch::new();
@@ -224,15 +225,16 @@ pub async fn keys_may_hold_any_byte_up_to_the_longest(subject: &dyn Subject) {
 }
 
 /// Returns a key of maximal length with this last byte.
-fn longest_key(last: u8) -> Vec<u8> {
-    let mut key = vec![b'k'; KEY_BYTES_MAX];
-    key[KEY_BYTES_MAX - 1] = last;
+fn longest_key(bytes_max: usize, last: u8) -> Vec<u8> {
+    let mut key = vec![b'k'; bytes_max];
+    key[bytes_max - 1] = last;
     key
 }
 
 /// Checks reads of keys that are empty or too long, and scans from and up to such a key.
 async fn check_invalid_keys(index: &Arc<dyn Index>, snapshot: &dyn Snapshot, table: Table) {
-    let too_long = [longest_key(0), vec![0; 60_000]].concat();
+    let bytes_max = index.key_bytes_max();
+    let too_long = [longest_key(bytes_max, 0), vec![0; 60_000]].concat();
     for key in [&[][..], &too_long] {
         assert_eq!(
             index.get(table, key).await.expect("the read succeeds"),
@@ -246,14 +248,14 @@ async fn check_invalid_keys(index: &Arc<dyn Index>, snapshot: &dyn Snapshot, tab
     };
     // The next key may be any key of the store, but is valid.
     let next = scanned(snapshot, table, above).await;
-    assert!(next[0][..] > too_long[..] && next[0].len() <= KEY_BYTES_MAX);
+    assert!(next[0][..] > too_long[..] && next[0].len() <= bytes_max);
     let below = Range {
-        start: Bound::Included(longest_key(0).into()),
+        start: Bound::Included(longest_key(bytes_max, 0).into()),
         end: Bound::Excluded(too_long.into()),
         limit: 9,
     };
     assert_eq!(
         scanned(snapshot, table, below).await,
-        [Bytes::from(longest_key(0))]
+        [Bytes::from(longest_key(bytes_max, 0))]
     );
 }

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use bytes::Bytes;
+
 use super::*;
+use crate::index::Table;
 
 /// Behaviour of the sink in one commit.
 enum Order {
@@ -115,7 +118,7 @@ fn put(key: &str, value: &str) -> Batch {
 fn is_unknown(outcome: &Outcome) -> bool {
     match &outcome.1 {
         Err(CommitError::Unknown(error)) => error.kind() == ErrorKind::Indeterminate,
-        Ok(()) | Err(CommitError::NotStarted(_)) => false,
+        Ok(()) | Err(CommitError::NotStarted(_) | CommitError::Changed) => false,
     }
 }
 
