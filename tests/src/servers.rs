@@ -1,10 +1,13 @@
 //! Object storage servers that a test or a benchmark starts on this machine and that end with it.
 //!
 //! Reading order: `launch` (start and guaranteed end of a server), `http` (requests that bypass
-//! OpenDAL), `s3` (moto and Ceph's gateway).
+//! OpenDAL), `s3` (moto and Ceph's gateway), `postgres` and `proxy` (PostgreSQL, and cuts of its
+//! connections).
 
 pub mod http;
 pub mod launch;
+pub mod postgres;
+pub mod proxy;
 pub mod s3;
 
 use std::time::Duration;

@@ -18,6 +18,8 @@ pub mod contract;
 pub mod fjall;
 mod group_commit;
 mod payload_log;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod read_only;
 mod space;
 mod stall;

@@ -26,6 +26,7 @@ mod namespaces;
 mod older;
 mod overwrites;
 mod ownership;
+mod postgres;
 mod power;
 mod races;
 mod read_only;

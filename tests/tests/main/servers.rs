@@ -46,7 +46,7 @@ fn installed<T>(server: &str, found: io::Result<T>) -> Option<T> {
 }
 
 /// Does the same, but panics if servers are required.
-fn required<T>(server: &str, found: io::Result<T>) -> Option<T> {
+pub(crate) fn required<T>(server: &str, found: io::Result<T>) -> Option<T> {
     let is_required = std::env::var(REQUIRED).is_ok_and(|value| value == "required");
     match installed(server, found) {
         None if is_required => panic!("{server} is not installed: {REQUIRED}=required"),

@@ -1,0 +1,488 @@
+//! Commits a group of batches in one transaction, on the committing thread.
+//!
+//! ```text
+//! 1 begin; lock the own member entry and the format; lock and read all required keys
+//! 2 insert the required keys that are absent: nobody else can insert them now
+//! 3 decide (`evaluate.rs`); write what is left; insert the token; commit
+//!
+//! connection lost in 1 or 2 ──> nothing was committed: begin again
+//! connection lost in 3      ──> insert the same token as refused
+//!                                 inserted: the transaction can never commit; begin again
+//!                                 exists:   it did commit
+//! ```
+//!
+//! Guards I3 (conditions hold in the transaction that writes), I9 (the server has made the commit
+//! durable) and I10 (the outcome of a lost commit is found out and never guessed).
+//!
+//! The isolation level is READ COMMITTED. Every key that a condition names is locked until the
+//! commit: by the lock of its row, or, if it is absent, by an inserted row. No other transaction can
+//! then change it, so that the decision of step 3 is the same as in a serial order of all commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{join_all, try_join_all};
+use futures::join;
+use tokio::runtime::Handle;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Row, Statement};
+
+use super::Shared;
+use super::connections::Borrowed;
+use super::evaluate::{Decided, Entries, Place, decide, left, required, written};
+use super::failure::{Failure, declared_dead, failure, unavailable};
+use super::schema::{FORMAT, FORMAT_ID};
+use crate::index::group_commit::{Changes, GroupOutcome, GroupSink};
+use crate::index::{Batch, CommitError, Table};
+use crate::types::{Error, ErrorKind};
+
+/// Longest wait before a failed transaction is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Result of a request to the server, whose error [`failure`] explains.
+type Answer<T> = Result<T, tokio_postgres::Error>;
+
+/// Destination of the commits of a member.
+pub(super) struct PostgresSink {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    /// Tokens of commits whose outcome is known. The next commit removes them.
+    known: Vec<Vec<u8>>,
+}
+
+/// Writes to a table by one statement.
+struct Write {
+    statement: Statement,
+    keys: Vec<Bytes>,
+    /// Values to put, or `None` to remove the keys.
+    values: Option<Vec<Bytes>>,
+}
+
+impl Write {
+    async fn run(&self, connection: &Borrowed) -> Answer<()> {
+        let keys = slices(&self.keys);
+        match &self.values {
+            Some(values) => {
+                let values = slices(values);
+                connection.execute(&self.statement, &[&keys, &values]).await
+            }
+            None => connection.execute(&self.statement, &[&keys]).await,
+        }
+        .map(drop)
+    }
+}
+
+/// State of a transaction whose answers have all arrived.
+enum Step {
+    /// Committed.
+    Committed(Decided),
+    /// Not committed, and to be tried again.
+    Again,
+    /// Not committed: this member may not write any more.
+    Gone,
+}
+
+/// A commit under way.
+struct Attempt {
+    token: Vec<u8>,
+    /// Decision of a transaction that may have committed.
+    sent: Option<Decided>,
+    last_error: Option<Error>,
+}
+
+impl GroupSink for PostgresSink {
+    fn commit_group(&mut self, batches: Vec<Batch>) -> Result<GroupOutcome, CommitError> {
+        let is_empty = |batch: &Batch| batch.is_empty() && batch.conditions().is_empty();
+        if batches.iter().all(is_empty) {
+            return Ok(GroupOutcome::default());
+        }
+        let runtime = self.runtime.clone();
+        runtime.block_on(self.commit(&batches))
+    }
+}
+
+impl PostgresSink {
+    /// Creates the sink of a member. Must be called within a tokio runtime.
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            runtime: Handle::current(),
+            known: Vec::new(),
+        }
+    }
+
+    /// Repeats the transaction until its outcome is known, or the server is away for too long.
+    async fn commit(&mut self, batches: &[Batch]) -> Result<GroupOutcome, CommitError> {
+        let shared = Arc::clone(&self.shared);
+        let env = &shared.env;
+        let begun = env.monotonic();
+        let mut attempt = Attempt {
+            token: shared.token(),
+            sent: None,
+            last_error: None,
+        };
+        loop {
+            let rest = shared
+                .outage
+                .saturating_sub(env.monotonic().saturating_sub(begun));
+            if rest.is_zero() {
+                return Err(attempt.given_up());
+            }
+            let step = self.step(batches, &mut attempt);
+            // A step that takes too long is dropped, and its connection closed.
+            match env.deadline(rest, step).await {
+                Some(Ok(Some(outcome))) => {
+                    self.known.clear();
+                    self.known.push(attempt.token);
+                    return Ok(outcome);
+                }
+                Some(Err(error)) => return Err(error),
+                Some(Ok(None)) => env.sleep(env.jitter(PAUSE)).await,
+                None => {}
+            }
+        }
+    }
+
+    /// Finds out the outcome of the transaction before, if it is unknown, and runs the next. Returns
+    /// `None` if the next step may succeed.
+    async fn step(
+        &self,
+        batches: &[Batch],
+        attempt: &mut Attempt,
+    ) -> Result<Option<GroupOutcome>, CommitError> {
+        let connection = match self.shared.connections.for_transaction("commit").await {
+            Ok(connection) => connection,
+            Err(error) => {
+                attempt.last_error = Some(error);
+                return Ok(None);
+            }
+        };
+        if let Some(decided) = &attempt.sent {
+            match self.refuse(&connection, &attempt.token).await {
+                Ok(true) => attempt.start_again(self.shared.token()),
+                Ok(false) => {
+                    let outcome = outcome(decided);
+                    connection.finished();
+                    return Ok(Some(outcome));
+                }
+                Err(error) => {
+                    attempt.failed("the outcome of a commit is not known yet", error);
+                    return Ok(None);
+                }
+            }
+        }
+        match self.transaction(&connection, batches, attempt).await {
+            Ok(Step::Committed(decided)) => {
+                connection.finished();
+                Ok(Some(outcome(&decided)))
+            }
+            // The drop of the connection ends the transaction.
+            Ok(Step::Again) => Ok(None),
+            Ok(Step::Gone) => self.not_a_member(connection).await,
+            Err(error) => match failure(&error) {
+                // The connection is closed by its drop, which also ends an open transaction.
+                Failure::Lost => {
+                    attempt.failed("the connection was lost in a commit", error);
+                    Ok(None)
+                }
+                Failure::RolledBack => {
+                    attempt.failed("the server has rolled a commit back", error);
+                    attempt.start_again(self.shared.token());
+                    Ok(None)
+                }
+                Failure::Refused => {
+                    let message = "the server refuses a commit; nothing was committed";
+                    let error = unavailable("commit", message, error);
+                    Err(CommitError::NotStarted(error))
+                }
+            },
+        }
+    }
+
+    /// Runs the transaction.
+    async fn transaction(
+        &self,
+        connection: &Borrowed,
+        batches: &[Batch],
+        attempt: &mut Attempt,
+    ) -> Answer<Step> {
+        let required = required(batches);
+        let Some(mut stored) = self.begin(connection, &required, &written(batches)).await? else {
+            return Ok(Step::Gone);
+        };
+        let mut decided = decide(batches, &stored);
+        let absent: BTreeSet<Place> = required
+            .into_iter()
+            .filter(|place| !stored.contains_key(place))
+            .collect();
+        let placed = self.place(connection, &absent, &decided).await?;
+        let taken = absent
+            .into_iter()
+            .filter(|place| !placed.contains_key(place));
+        let taken: BTreeSet<Place> = taken.collect();
+        if !taken.is_empty() {
+            // Inserted by others since the read.
+            let others = self.lock(connection, by_table(&taken), "UPDATE").await?;
+            if others.len() < taken.len() {
+                // And removed again.
+                return Ok(Step::Again);
+            }
+            stored.extend(others);
+            decided = decide(batches, &stored);
+        }
+        let left = left(&decided, &stored, &placed);
+        attempt.sent = Some(decided.clone());
+        if left.is_empty() && placed.is_empty() {
+            // Nothing was written: whether the transaction commits makes no difference.
+            connection.batch_execute("COMMIT").await?;
+        } else {
+            self.finish(connection, left, &attempt.token).await?;
+        }
+        Ok(Step::Committed(decided))
+    }
+
+    /// Begins the transaction, locks and reads the required keys. Returns `None` if the entry of
+    /// this member is gone, or the format is another.
+    async fn begin(
+        &self,
+        connection: &Borrowed,
+        required: &BTreeSet<Place>,
+        written: &BTreeSet<Place>,
+    ) -> Answer<Option<Entries>> {
+        let (store, members) = (
+            self.shared.schema.table("store"),
+            self.shared.schema.table("members"),
+        );
+        let membership = format!(
+            "SELECT s.value FROM {store} s, {members} m WHERE s.id = {FORMAT_ID} AND s.value = \
+             {FORMAT} AND m.epoch = $1 FOR SHARE"
+        );
+        let membership = connection.prepare_cached(&membership).await?;
+        let epoch: &(dyn ToSql + Sync) = &self.shared.epoch;
+        // Keys that the group writes are locked exclusively at once: a shared lock that becomes
+        // exclusive later leads to deadlocks.
+        let (changed, read): (BTreeSet<_>, BTreeSet<_>) = required
+            .iter()
+            .cloned()
+            .partition(|place| written.contains(place));
+        // All requests are sent before the first answer is awaited, in this order.
+        let parameters = [epoch];
+        let (begun, member, changed, read) = join!(
+            connection.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED"),
+            connection.query_opt(&membership, &parameters),
+            self.lock(connection, by_table(&changed), "UPDATE"),
+            self.lock(connection, by_table(&read), "SHARE"),
+        );
+        begun?;
+        if member?.is_none() {
+            return Ok(None);
+        }
+        let mut stored = changed?;
+        stored.extend(read?);
+        Ok(Some(stored))
+    }
+
+    /// Locks and reads those of the keys that exist, in key order.
+    async fn lock(
+        &self,
+        connection: &Borrowed,
+        keys: BTreeMap<Table, Vec<Bytes>>,
+        strength: &'static str,
+    ) -> Answer<Entries> {
+        let tables = keys.into_iter().map(|(table, keys)| async move {
+            let name = self.shared.schema.of(table);
+            let sql = format!(
+                "SELECT key, value FROM {name} WHERE key = ANY($1) ORDER BY key FOR {strength}"
+            );
+            let statement = connection.prepare_cached(&sql).await?;
+            let rows = connection.query(&statement, &[&slices(&keys)]).await?;
+            Answer::Ok(entries(table, &rows))
+        });
+        let entries = try_join_all(tables).await?;
+        Ok(entries.into_iter().flatten().collect())
+    }
+
+    /// Inserts absent keys, with the value that the group gives them or an empty one. Returns the
+    /// entries that did not exist.
+    async fn place(
+        &self,
+        connection: &Borrowed,
+        absent: &BTreeSet<Place>,
+        decided: &Decided,
+    ) -> Answer<Entries> {
+        let value = |place: &Place| decided.writes.get(place).cloned().flatten();
+        let tables = by_table(absent).into_iter().map(|(table, keys)| async move {
+            let name = self.shared.schema.of(table);
+            let sql = format!(
+                "INSERT INTO {name} (key, value) SELECT * FROM unnest($1::BYTEA[], $2::BYTEA[]) ON \
+                 CONFLICT (key) DO NOTHING RETURNING key, value"
+            );
+            let statement = connection.prepare_cached(&sql).await?;
+            let values = keys.iter().map(|key| value(&(table, key.clone())));
+            let values: Vec<Bytes> = values.map(Option::unwrap_or_default).collect();
+            let parameters: [&(dyn ToSql + Sync); 2] = [&slices(&keys), &slices(&values)];
+            let rows = connection.query(&statement, &parameters).await?;
+            Answer::Ok(entries(table, &rows))
+        });
+        let entries = try_join_all(tables).await?;
+        Ok(entries.into_iter().flatten().collect())
+    }
+
+    /// Writes the rest, and commits.
+    async fn finish(&self, connection: &Borrowed, left: Changes, token: &[u8]) -> Answer<()> {
+        // Prepared before the first request is sent: the preparation of a statement waits for the
+        // server, and the commit must not overtake a write.
+        let writes = self.prepared_writes(connection, left).await?;
+        let tokens = self.shared.schema.table("tokens");
+        let note = format!(
+            "INSERT INTO {tokens} (token, epoch, refused, asked, at) VALUES ($1, $2, FALSE, 0, \
+             now())"
+        );
+        let note = connection.prepare_cached(&note).await?;
+        let forget = format!("DELETE FROM {tokens} WHERE token = ANY($1)");
+        let forget = connection.prepare_cached(&forget).await?;
+        let noted: [&(dyn ToSql + Sync); 2] = [&token, &self.shared.epoch];
+        let forgotten: [&(dyn ToSql + Sync); 1] = [&self.known];
+        let writes = writes.iter().map(|write| write.run(connection));
+        // Sent in this order. After an error the server rolls back whatever follows, the commit
+        // included.
+        let (written, noted, forgotten, committed) = join!(
+            join_all(writes),
+            connection.execute(&note, &noted),
+            connection.execute(&forget, &forgotten),
+            connection.batch_execute("COMMIT"),
+        );
+        written.into_iter().collect::<Answer<()>>()?;
+        noted?;
+        forgotten?;
+        committed
+    }
+
+    /// Returns the writes of each table.
+    async fn prepared_writes(&self, connection: &Borrowed, left: Changes) -> Answer<Vec<Write>> {
+        let mut puts: BTreeMap<Table, (Vec<Bytes>, Vec<Bytes>)> = BTreeMap::new();
+        let mut removals: BTreeMap<Table, Vec<Bytes>> = BTreeMap::new();
+        for ((table, key), value) in left {
+            match value {
+                Some(value) => {
+                    let (keys, values) = puts.entry(table).or_default();
+                    keys.push(key);
+                    values.push(value);
+                }
+                None => removals.entry(table).or_default().push(key),
+            }
+        }
+        let mut writes = Vec::new();
+        for (table, (keys, values)) in puts {
+            let name = self.shared.schema.of(table);
+            let sql = format!(
+                "INSERT INTO {name} (key, value) SELECT * FROM unnest($1::BYTEA[], $2::BYTEA[]) ON \
+                 CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+            );
+            writes.push(Write {
+                statement: connection.prepare_cached(&sql).await?,
+                keys,
+                values: Some(values),
+            });
+        }
+        for (table, keys) in removals {
+            let name = self.shared.schema.of(table);
+            let sql = format!("DELETE FROM {name} WHERE key = ANY($1)");
+            writes.push(Write {
+                statement: connection.prepare_cached(&sql).await?,
+                keys,
+                values: None,
+            });
+        }
+        Ok(writes)
+    }
+
+    /// Inserts the token as refused. Returns `false` if its transaction has committed, and `true` if
+    /// it never will.
+    async fn refuse(&self, connection: &Borrowed, token: &[u8]) -> Answer<bool> {
+        let tokens = self.shared.schema.table("tokens");
+        // The update of an existing token is a write, too: with a synchronous standby, its commit
+        // waits until the standby has the transaction of the token.
+        let refuse = format!(
+            "INSERT INTO {tokens} AS t (token, epoch, refused, asked, at) VALUES ($1, $2, TRUE, 1, \
+             now()) ON CONFLICT (token) DO UPDATE SET asked = t.asked + 1 RETURNING refused"
+        );
+        connection.batch_execute("BEGIN").await?;
+        let row = connection
+            .query_one(&refuse, &[&token, &self.shared.epoch])
+            .await?;
+        connection.batch_execute("COMMIT").await?;
+        Ok(row.get(0))
+    }
+
+    /// Returns the error of a member whose entry is gone, or that meets another format.
+    async fn not_a_member(
+        &self,
+        connection: Borrowed,
+    ) -> Result<Option<GroupOutcome>, CommitError> {
+        drop(connection.batch_execute("ROLLBACK").await);
+        let format = self.shared.schema.format(&connection).await;
+        let error = format
+            .err()
+            .filter(|error| error.kind() == ErrorKind::UnknownFormat);
+        let error = error.unwrap_or_else(declared_dead);
+        self.shared.fence(&error);
+        Err(CommitError::NotStarted(error))
+    }
+}
+
+impl Attempt {
+    fn failed(&mut self, message: &'static str, error: tokio_postgres::Error) {
+        tracing::warn!(%error, message);
+        self.last_error = Some(unavailable("commit", message, error));
+    }
+
+    /// Forgets a transaction that has not committed and never will.
+    fn start_again(&mut self, token: Vec<u8>) {
+        self.sent = None;
+        self.token = token;
+    }
+
+    fn given_up(self) -> CommitError {
+        let message = "the shared index did not answer in time";
+        let error = Error::new(ErrorKind::Unavailable, "commit", message);
+        let error = match self.last_error {
+            Some(source) => error.with_source(source),
+            None => error,
+        };
+        if self.sent.is_some() {
+            CommitError::Unknown(error)
+        } else {
+            CommitError::NotStarted(error)
+        }
+    }
+}
+
+fn outcome(decided: &Decided) -> GroupOutcome {
+    GroupOutcome {
+        syncs: u64::from(!decided.writes.is_empty()),
+        changed: decided.changed.clone(),
+    }
+}
+
+fn entries(table: Table, rows: &[Row]) -> Vec<(Place, Bytes)> {
+    let entry = |row: &Row| {
+        let key = Bytes::copy_from_slice(row.get(0));
+        ((table, key), Bytes::copy_from_slice(row.get(1)))
+    };
+    rows.iter().map(entry).collect()
+}
+
+fn slices(bytes: &[Bytes]) -> Vec<&[u8]> {
+    bytes.iter().map(|bytes| &bytes[..]).collect()
+}
+
+fn by_table(places: &BTreeSet<Place>) -> BTreeMap<Table, Vec<Bytes>> {
+    let mut tables: BTreeMap<Table, Vec<Bytes>> = BTreeMap::new();
+    for (table, key) in places {
+        tables.entry(*table).or_default().push(key.clone());
+    }
+    tables
+}

@@ -1,0 +1,147 @@
+//! The pure decision of a commit: the batches of a group whose conditions hold, and the writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use crate::index::group_commit::Changes;
+use crate::index::{Batch, Table};
+
+/// A key of a table.
+pub(super) type Place = (Table, Bytes);
+
+/// Entries of the store. An absent key has no entry.
+pub(super) type Entries = BTreeMap<Place, Bytes>;
+
+/// Decision about a group of batches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Decided {
+    /// Positions of the batches with a condition that does not hold.
+    pub(super) changed: BTreeSet<usize>,
+    /// Writes of all other batches. The last write of each key wins.
+    pub(super) writes: Changes,
+}
+
+/// Returns the keys that the conditions of a group name.
+pub(super) fn required(batches: &[Batch]) -> BTreeSet<Place> {
+    let conditions = batches.iter().flat_map(Batch::conditions);
+    conditions
+        .map(|condition| (condition.table, condition.key.clone()))
+        .collect()
+}
+
+/// Returns the keys that a group writes.
+pub(super) fn written(batches: &[Batch]) -> BTreeSet<Place> {
+    let ops = batches.iter().flat_map(Batch::ops);
+    ops.map(|(table, key, _)| (*table, key.clone())).collect()
+}
+
+/// Evaluates the batches in order. Each sees the writes of those before it that commit. `stored` has
+/// the entries of all [`required`] keys.
+pub(super) fn decide(batches: &[Batch], stored: &Entries) -> Decided {
+    let mut decided = Decided::default();
+    for (position, batch) in batches.iter().enumerate() {
+        let holds = batch.conditions().iter().all(|condition| {
+            let place = (condition.table, condition.key.clone());
+            let value = match decided.writes.get(&place) {
+                Some(written) => written.as_ref(),
+                None => stored.get(&place),
+            };
+            value == condition.value.as_ref()
+        });
+        if !holds {
+            decided.changed.insert(position);
+            continue;
+        }
+        for (table, key, value) in batch.ops() {
+            decided.writes.insert((*table, key.clone()), value.clone());
+        }
+    }
+    decided
+}
+
+/// Returns the writes that are left to do when the store has these entries for the keys that it has
+/// already written or locked.
+pub(super) fn left(decided: &Decided, stored: &Entries, placed: &Entries) -> Changes {
+    let mut left = decided.writes.clone();
+    for (place, value) in placed {
+        match left.get(place) {
+            Some(Some(wanted)) if wanted == value => drop(left.remove(place)),
+            Some(_) => {}
+            // A placeholder of a key that no batch writes.
+            None => drop(left.insert(place.clone(), None)),
+        }
+    }
+    // A value that is stored already.
+    left.retain(|place, value| value.is_none() || value.as_ref() != stored.get(place));
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(key: &'static str) -> Place {
+        (Table::Rows, Bytes::from(key))
+    }
+
+    fn batch(
+        required: &[(&'static str, Option<&'static str>)],
+        put: &[(&'static str, Option<&'static str>)],
+    ) -> Batch {
+        let mut batch = Batch::new();
+        for (key, value) in required {
+            batch.require(Table::Rows, *key, value.map(Bytes::from));
+        }
+        for (key, value) in put {
+            match value {
+                Some(value) => batch.put(Table::Rows, *key, *value),
+                None => batch.remove(Table::Rows, *key),
+            }
+        }
+        batch
+    }
+
+    #[test]
+    fn each_batch_sees_the_batches_before_it() {
+        let group = [
+            batch(&[("a", None)], &[("a", Some("1"))]),
+            batch(&[("a", None)], &[("b", Some("lost"))]),
+            batch(&[("a", Some("1"))], &[("a", None)]),
+            batch(&[("a", None), ("c", Some("old"))], &[("c", Some("new"))]),
+        ];
+        let stored = Entries::from([(place("c"), Bytes::from("old"))]);
+        let decided = decide(&group, &stored);
+        assert_eq!(decided.changed, BTreeSet::from([1]));
+        let writes = [(place("a"), None), (place("c"), Some(Bytes::from("new")))];
+        assert_eq!(decided.writes, Changes::from(writes));
+    }
+
+    #[test]
+    fn batch_that_rests_on_a_refused_batch_is_refused() {
+        let group = [
+            batch(&[("a", Some("0"))], &[("a", Some("1"))]),
+            batch(&[("a", Some("1"))], &[("a", Some("2"))]),
+        ];
+        let stored = Entries::from([(place("a"), Bytes::from("other"))]);
+        let decided = decide(&group, &stored);
+        assert_eq!(decided.changed, BTreeSet::from([0, 1]));
+        assert!(decided.writes.is_empty());
+    }
+
+    #[test]
+    fn placeholders_are_removed_and_finished_writes_are_not_repeated() {
+        let group = [batch(
+            &[("new", None), ("mask", None), ("same", Some("1"))],
+            &[("new", Some("1")), ("same", Some("1")), ("gone", None)],
+        )];
+        let stored = Entries::from([(place("same"), Bytes::from("1"))]);
+        let decided = decide(&group, &stored);
+        let placed = Entries::from([
+            (place("new"), Bytes::from("1")),
+            (place("mask"), Bytes::new()),
+        ]);
+        let expected = [(place("mask"), None), (place("gone"), None)];
+        assert_eq!(left(&decided, &stored, &placed), Changes::from(expected));
+    }
+}

@@ -1,0 +1,167 @@
+//! Members of a shared index: the processes that have it open, and the proof that they live.
+//!
+//! ```text
+//! join:  epoch = last epoch + 1; insert members/{epoch}, heartbeats/{epoch}
+//! alive: heartbeats/{epoch} counts up, every `heartbeat`
+//! dead:  another member has seen the same count for a lease by its own clock:
+//!        remove heartbeats/{epoch} if the count is still the same, then members/{epoch}
+//! close: remove both
+//! ```
+//!
+//! Every commit locks the entry of its member. A commit and the removal of that entry therefore
+//! exclude each other, and no batch of a dead member commits after the removal. Clocks of different
+//! machines are never compared.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use super::Shared;
+use super::connections::Connections;
+use super::failure::{declared_dead, unavailable};
+use super::schema::{EPOCH_ID, Schema};
+use crate::types::{Result, WallTime};
+
+/// A process that has a shared index open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Number of the member. Later members have higher numbers.
+    pub epoch: u64,
+    /// Name that the member has given itself.
+    pub name: String,
+    /// Time at which it joined, by the clock of the server.
+    pub since: WallTime,
+    /// Count of its heartbeats.
+    pub beat: u64,
+}
+
+/// Registers a member, and returns its epoch.
+pub(super) async fn join(connections: &Connections, schema: &Schema, name: &str) -> Result<i64> {
+    let failed = |error: tokio_postgres::Error| {
+        unavailable("open", "this process can't become a member", error)
+    };
+    let connection = connections.for_transaction("open").await?;
+    let next = format!(
+        "UPDATE {} SET value = value + 1 WHERE id = {EPOCH_ID} RETURNING value",
+        schema.table("store")
+    );
+    let member = format!(
+        "INSERT INTO {} (epoch, name, since) VALUES ($1, $2, now())",
+        schema.table("members")
+    );
+    let heart = format!(
+        "INSERT INTO {} (epoch, beat) VALUES ($1, 0)",
+        schema.table("heartbeats")
+    );
+    let joined = async {
+        connection.batch_execute("BEGIN").await?;
+        let epoch: i64 = connection.query_one(&next, &[]).await?.get(0);
+        connection.execute(&member, &[&epoch, &name]).await?;
+        connection.execute(&heart, &[&epoch]).await?;
+        connection.batch_execute("COMMIT").await?;
+        Ok(epoch)
+    };
+    // A member whose commit is lost stays behind without a heartbeat, and is declared dead.
+    let epoch = joined.await.map_err(failed)?;
+    connection.finished();
+    Ok(epoch)
+}
+
+impl Shared {
+    /// Returns all members, the oldest first.
+    pub(super) async fn members(&self) -> Result<Vec<Member>> {
+        let sql = format!(
+            "SELECT m.epoch, m.name, h.beat, CAST(extract(epoch FROM m.since) * 1000 AS BIGINT) FROM \
+             {} m JOIN {} h ON h.epoch = m.epoch ORDER BY m.epoch",
+            self.schema.table("members"),
+            self.schema.table("heartbeats")
+        );
+        let connection = self.connections.get("members").await?;
+        let rows = connection
+            .query(&sql, &[])
+            .await
+            .map_err(|error| unavailable("members", "the members can't be read", error))?;
+        let member = |row: &tokio_postgres::Row| Member {
+            epoch: row.get::<_, i64>(0).unsigned_abs(),
+            name: row.get(1),
+            beat: row.get::<_, i64>(2).unsigned_abs(),
+            since: WallTime::from_millis(row.get::<_, i64>(3).unsigned_abs()),
+        };
+        Ok(rows.iter().map(member).collect())
+    }
+
+    /// Removes a member if its heartbeat still has this count. Returns `true` if it was removed.
+    pub(super) async fn remove_member(&self, epoch: u64, beat: u64) -> Result<bool> {
+        let failed = |error: tokio_postgres::Error| {
+            unavailable("members", "a member can't be removed", error)
+        };
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let (epoch, beat) = (number(epoch), number(beat));
+        let connection = self.connections.for_transaction("members").await?;
+        let heart = format!(
+            "DELETE FROM {} WHERE epoch = $1 AND beat = $2",
+            self.schema.table("heartbeats")
+        );
+        let member = format!(
+            "DELETE FROM {} WHERE epoch = $1",
+            self.schema.table("members")
+        );
+        let removed = async {
+            connection.batch_execute("BEGIN").await?;
+            let removed = connection.execute(&heart, &[&epoch, &beat]).await?;
+            if removed > 0 {
+                connection.execute(&member, &[&epoch]).await?;
+            }
+            connection.batch_execute("COMMIT").await?;
+            Ok(removed > 0)
+        };
+        let removed = removed.await.map_err(failed)?;
+        connection.finished();
+        Ok(removed)
+    }
+
+    /// Removes the own entries, at a close. A member that can't do so is declared dead later.
+    pub(super) async fn leave(&self) -> Result<()> {
+        let connection = self.connections.get("close").await?;
+        for table in ["heartbeats", "members"] {
+            let sql = format!("DELETE FROM {} WHERE epoch = $1", self.schema.table(table));
+            let gone = connection.execute(&sql, &[&self.epoch]).await;
+            gone.map_err(|error| unavailable("close", "the member entry remains", error))?;
+        }
+        Ok(())
+    }
+
+    async fn beat(&self) -> Result<()> {
+        let sql = format!(
+            "UPDATE {} SET beat = beat + 1 WHERE epoch = $1",
+            self.schema.table("heartbeats")
+        );
+        let connection = self.connections.get("heartbeat").await?;
+        let beaten = connection
+            .execute(&sql, &[&self.epoch])
+            .await
+            .map_err(|error| unavailable("heartbeat", "the heartbeat can't be stored", error))?;
+        if beaten == 0 && !self.is_closed() {
+            self.fence(&declared_dead());
+        }
+        Ok(())
+    }
+}
+
+/// Counts up the heartbeat until the index is closed or dropped.
+pub(super) async fn beat(shared: Weak<Shared>, every: Duration) {
+    loop {
+        let Some(env) = shared.upgrade().map(|shared| shared.env.clone()) else {
+            return;
+        };
+        env.sleep(every).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        if shared.is_closed() || shared.fenced().is_some() {
+            return;
+        }
+        if let Err(error) = shared.within("heartbeat", shared.beat()).await {
+            tracing::warn!(%error, "failed to store a heartbeat");
+        }
+    }
+}
