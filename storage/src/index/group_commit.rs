@@ -401,7 +401,7 @@ impl Shared {
         state.syncs += outcome.syncs;
         state.last_batches = state.in_flight_batches;
         state.last_commit = self.env.monotonic().saturating_sub(state.begun);
-        state.batches += mem::take(&mut state.in_flight_batches);
+        state.batches += mem::take(&mut state.in_flight_batches).saturating_sub(outcome.unwritten);
         let completions = mem::take(&mut state.in_flight);
         // Completions run without the lock, because they may submit the next batch.
         drop(state);

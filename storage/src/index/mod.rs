@@ -272,7 +272,9 @@ pub struct IndexStats {
 /// A [shared](Index::is_shared) index has several handles, its members. Of each handle:
 ///
 /// 6. A batch commits only if all its [`Condition`]s hold at its place in the order of all commits.
-///    Otherwise its completion is [`CommitError::Changed`] and later batches go on.
+///    Otherwise its completion is [`CommitError::Changed`] and later batches go on. Several members
+///    may write a key only in batches that require a value of it: writes without a condition are
+///    ordered with those of the same member alone.
 /// 7. A batch whose connection breaks in its commit completes with its true outcome, as soon as the
 ///    store answers again.
 /// 8. After a member was declared dead, none of its batches commits. The handle is poisoned.

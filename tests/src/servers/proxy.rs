@@ -3,6 +3,8 @@
 //! ```text
 //! client ──COMMIT──> proxy           before: closed, the server never sees the commit
 //! client ──COMMIT──> proxy ──> server ──done──> proxy   after: closed, the client never sees it
+//! client ──COMMIT──> proxy ──> server                   during: closed for the client at once, while
+//!                                                       the server works on
 //! ```
 
 use std::io;
@@ -39,6 +41,7 @@ struct State {
     commits: AtomicU64,
     before: AtomicU64,
     after: AtomicU64,
+    during: AtomicU64,
 }
 
 /// Treatment of a commit.
@@ -47,6 +50,7 @@ enum Cut {
     None,
     Before,
     After,
+    During,
 }
 
 impl Proxy {
@@ -81,15 +85,20 @@ impl Proxy {
         self.state.target.store(target, Ordering::SeqCst);
     }
 
-    /// Cuts of four commits one before and one after it reaches the server, or none.
+    /// Cuts of four commits one before, one after and one while the server has it, or none.
     pub fn cut(&self, cuts: bool) {
         self.state.cuts.store(cuts, Ordering::SeqCst);
     }
 
-    /// Returns the number of connections that were cut before and after their commit.
-    pub fn cuts(&self) -> (u64, u64) {
-        let count = |number: &AtomicU64| number.load(Ordering::SeqCst);
-        (count(&self.state.before), count(&self.state.after))
+    /// Returns the number of connections that were cut before, after and during their commit.
+    pub fn cuts(&self) -> [u64; 3] {
+        let State {
+            before,
+            after,
+            during,
+            ..
+        } = &*self.state;
+        [before, after, during].map(|number| number.load(Ordering::SeqCst))
     }
 }
 
@@ -117,6 +126,11 @@ impl State {
                         return Ok(());
                     }
                     server.write_all(request).await?;
+                    if cut == Cut::During {
+                        self.during.fetch_add(1, Ordering::SeqCst);
+                        drop(client);
+                        return drain(server).await;
+                    }
                 }
                 read = server.read(&mut answer) => {
                     let answer = &answer[..read?];
@@ -148,7 +162,20 @@ impl State {
         match number.wrapping_mul(SCATTER) >> 62 {
             0 => Cut::Before,
             1 => Cut::After,
+            2 => Cut::During,
             _ => Cut::None,
+        }
+    }
+}
+
+/// Keeps a connection to the server until its commit is done.
+async fn drain(mut server: TcpStream) -> io::Result<()> {
+    let mut answer = vec![0; BUFFER_BYTES];
+    loop {
+        let bytes = server.read(&mut answer).await?;
+        let answer = &answer[..bytes];
+        if bytes == 0 || contains(answer, COMMIT) || contains(answer, ROLLBACK) {
+            return Ok(());
         }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct GroupOutcome {
     pub(crate) syncs: u64,
     /// Positions of the batches that did not commit, because a condition did not hold.
     pub(crate) changed: BTreeSet<usize>,
+    /// Number of those batches that contain writes.
+    pub(crate) unwritten: u64,
 }
 
 impl<S: Sink> GroupSink for S {
@@ -50,7 +52,7 @@ impl<S: Sink> GroupSink for S {
         self.commit(changes).map_err(CommitError::Unknown)?;
         Ok(GroupOutcome {
             syncs: 1,
-            changed: BTreeSet::new(),
+            ..GroupOutcome::default()
         })
     }
 }
@@ -84,9 +86,11 @@ mod tests {
             }
             let changed = batches.iter().enumerate();
             let changed = changed.filter(|(_, batch)| !batch.conditions().is_empty());
+            let changed: BTreeSet<_> = changed.map(|(position, _)| position).collect();
             Ok(GroupOutcome {
                 syncs: 1,
-                changed: changed.map(|(position, _)| position).collect(),
+                unwritten: changed.len() as u64,
+                changed,
             })
         }
     }
@@ -113,6 +117,7 @@ mod tests {
             assert_eq!(is_changed, number % 3 == 0, "{number}: {outcome:?}");
         }
         assert!(committer.poisoned().is_none());
+        assert_eq!(committer.stats().batches, 66);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 //! 2 insert the required keys that are absent: nobody else can insert them now
 //! 3 decide (`evaluate.rs`); write what is left; insert the token; commit
 //!
-//! connection lost in 1 or 2 ──> nothing was committed: begin again
+//! connection lost in 1 or 2, or nothing to write ──> nothing was committed: begin again
 //! connection lost in 3      ──> insert the same token as refused
 //!                                 inserted: the transaction can never commit; begin again
 //!                                 exists:   it did commit
@@ -27,22 +27,22 @@ use futures::future::{join_all, try_join_all};
 use futures::join;
 use tokio::runtime::Handle;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Row, Statement};
 
 use super::Shared;
 use super::connections::Borrowed;
 use super::evaluate::{Decided, Entries, Place, decide, left, required, written};
 use super::failure::{Failure, declared_dead, failure, unavailable};
 use super::schema::{FORMAT, FORMAT_ID};
+use super::statements::{Answer, Write, by_table, entries, slices};
 use crate::index::group_commit::{Changes, GroupOutcome, GroupSink};
 use crate::index::{Batch, CommitError, Table};
 use crate::types::{Error, ErrorKind};
 
+/// Number of steps that fit at least into the longest time without an answer.
+const STEPS: u32 = 3;
+
 /// Longest wait before a failed transaction is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Result of a request to the server, whose error [`failure`] explains.
-type Answer<T> = Result<T, tokio_postgres::Error>;
 
 /// Destination of the commits of a member.
 pub(super) struct PostgresSink {
@@ -50,28 +50,6 @@ pub(super) struct PostgresSink {
     runtime: Handle,
     /// Tokens of commits whose outcome is known. The next commit removes them.
     known: Vec<Vec<u8>>,
-}
-
-/// Writes to a table by one statement.
-struct Write {
-    statement: Statement,
-    keys: Vec<Bytes>,
-    /// Values to put, or `None` to remove the keys.
-    values: Option<Vec<Bytes>>,
-}
-
-impl Write {
-    async fn run(&self, connection: &Borrowed) -> Answer<()> {
-        let keys = slices(&self.keys);
-        match &self.values {
-            Some(values) => {
-                let values = slices(values);
-                connection.execute(&self.statement, &[&keys, &values]).await
-            }
-            None => connection.execute(&self.statement, &[&keys]).await,
-        }
-        .map(drop)
-    }
 }
 
 /// State of a transaction whose answers have all arrived.
@@ -89,6 +67,8 @@ struct Attempt {
     token: Vec<u8>,
     /// Decision of a transaction that may have committed.
     sent: Option<Decided>,
+    /// `true` if the outcome of such a transaction was asked for.
+    was_asked: bool,
     last_error: Option<Error>,
 }
 
@@ -121,22 +101,24 @@ impl PostgresSink {
         let mut attempt = Attempt {
             token: shared.token(),
             sent: None,
+            was_asked: false,
             last_error: None,
         };
         loop {
-            let rest = shared
-                .outage
-                .saturating_sub(env.monotonic().saturating_sub(begun));
-            if rest.is_zero() {
+            let is_over = env.monotonic().saturating_sub(begun) >= shared.outage;
+            // A process that was paused for the whole time still asks once.
+            if is_over && (attempt.sent.is_none() || attempt.was_asked) {
                 return Err(attempt.given_up());
             }
             let step = self.step(batches, &mut attempt);
-            // A step that takes too long is dropped, and its connection closed.
-            match env.deadline(rest, step).await {
-                Some(Ok(Some(outcome))) => {
-                    self.known.clear();
-                    self.known.push(attempt.token);
-                    return Ok(outcome);
+            // A step that takes too long is dropped, and its connection closed. Several steps fit
+            // into the time: another server may answer.
+            match env.deadline(shared.outage / STEPS, step).await {
+                Some(Ok(Some(decided))) => {
+                    if !decided.is_read_only {
+                        self.known = vec![attempt.token];
+                    }
+                    return Ok(outcome(batches, &decided));
                 }
                 Some(Err(error)) => return Err(error),
                 Some(Ok(None)) => env.sleep(env.jitter(PAUSE)).await,
@@ -151,21 +133,21 @@ impl PostgresSink {
         &self,
         batches: &[Batch],
         attempt: &mut Attempt,
-    ) -> Result<Option<GroupOutcome>, CommitError> {
-        let connection = match self.shared.connections.for_transaction("commit").await {
+    ) -> Result<Option<Decided>, CommitError> {
+        let connection = match self.shared.connections.writer("commit").await {
             Ok(connection) => connection,
             Err(error) => {
                 attempt.last_error = Some(error);
                 return Ok(None);
             }
         };
-        if let Some(decided) = &attempt.sent {
+        if let Some(decided) = attempt.sent.clone() {
+            attempt.was_asked = true;
             match self.refuse(&connection, &attempt.token).await {
                 Ok(true) => attempt.start_again(self.shared.token()),
                 Ok(false) => {
-                    let outcome = outcome(decided);
                     connection.finished();
-                    return Ok(Some(outcome));
+                    return Ok(Some(decided));
                 }
                 Err(error) => {
                     attempt.failed("the outcome of a commit is not known yet", error);
@@ -176,7 +158,7 @@ impl PostgresSink {
         match self.transaction(&connection, batches, attempt).await {
             Ok(Step::Committed(decided)) => {
                 connection.finished();
-                Ok(Some(outcome(&decided)))
+                Ok(Some(decided))
             }
             // The drop of the connection ends the transaction.
             Ok(Step::Again) => Ok(None),
@@ -190,6 +172,11 @@ impl PostgresSink {
                 Failure::RolledBack => {
                     attempt.failed("the server has rolled a commit back", error);
                     attempt.start_again(self.shared.token());
+                    Ok(None)
+                }
+                // Of the commit itself perhaps: its outcome is asked for.
+                Failure::Refused if attempt.sent.is_some() => {
+                    attempt.failed("the server refuses a commit", error);
                     Ok(None)
                 }
                 Failure::Refused => {
@@ -233,11 +220,12 @@ impl PostgresSink {
             decided = decide(batches, &stored);
         }
         let left = left(&decided, &stored, &placed);
-        attempt.sent = Some(decided.clone());
-        if left.is_empty() && placed.is_empty() {
-            // Nothing was written: whether the transaction commits makes no difference.
-            connection.batch_execute("COMMIT").await?;
+        decided.is_read_only = left.is_empty() && placed.is_empty();
+        if decided.is_read_only {
+            // The decision is complete. It has no token that could be asked for.
+            connection.batch_execute("ROLLBACK").await?;
         } else {
+            attempt.sent = Some(decided.clone());
             self.finish(connection, left, &attempt.token).await?;
         }
         Ok(Step::Committed(decided))
@@ -334,7 +322,7 @@ impl PostgresSink {
     async fn finish(&self, connection: &Borrowed, left: Changes, token: &[u8]) -> Answer<()> {
         // Prepared before the first request is sent: the preparation of a statement waits for the
         // server, and the commit must not overtake a write.
-        let writes = self.prepared_writes(connection, left).await?;
+        let writes = Write::prepared(connection, &self.shared.schema, left).await?;
         let tokens = self.shared.schema.table("tokens");
         let note = format!(
             "INSERT INTO {tokens} (token, epoch, refused, asked, at) VALUES ($1, $2, FALSE, 0, \
@@ -360,45 +348,6 @@ impl PostgresSink {
         committed
     }
 
-    /// Returns the writes of each table.
-    async fn prepared_writes(&self, connection: &Borrowed, left: Changes) -> Answer<Vec<Write>> {
-        let mut puts: BTreeMap<Table, (Vec<Bytes>, Vec<Bytes>)> = BTreeMap::new();
-        let mut removals: BTreeMap<Table, Vec<Bytes>> = BTreeMap::new();
-        for ((table, key), value) in left {
-            match value {
-                Some(value) => {
-                    let (keys, values) = puts.entry(table).or_default();
-                    keys.push(key);
-                    values.push(value);
-                }
-                None => removals.entry(table).or_default().push(key),
-            }
-        }
-        let mut writes = Vec::new();
-        for (table, (keys, values)) in puts {
-            let name = self.shared.schema.of(table);
-            let sql = format!(
-                "INSERT INTO {name} (key, value) SELECT * FROM unnest($1::BYTEA[], $2::BYTEA[]) ON \
-                 CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
-            );
-            writes.push(Write {
-                statement: connection.prepare_cached(&sql).await?,
-                keys,
-                values: Some(values),
-            });
-        }
-        for (table, keys) in removals {
-            let name = self.shared.schema.of(table);
-            let sql = format!("DELETE FROM {name} WHERE key = ANY($1)");
-            writes.push(Write {
-                statement: connection.prepare_cached(&sql).await?,
-                keys,
-                values: None,
-            });
-        }
-        Ok(writes)
-    }
-
     /// Inserts the token as refused. Returns `false` if its transaction has committed, and `true` if
     /// it never will.
     async fn refuse(&self, connection: &Borrowed, token: &[u8]) -> Answer<bool> {
@@ -418,10 +367,7 @@ impl PostgresSink {
     }
 
     /// Returns the error of a member whose entry is gone, or that meets another format.
-    async fn not_a_member(
-        &self,
-        connection: Borrowed,
-    ) -> Result<Option<GroupOutcome>, CommitError> {
+    async fn not_a_member(&self, connection: Borrowed) -> Result<Option<Decided>, CommitError> {
         drop(connection.batch_execute("ROLLBACK").await);
         let format = self.shared.schema.format(&connection).await;
         let error = format
@@ -460,29 +406,11 @@ impl Attempt {
     }
 }
 
-fn outcome(decided: &Decided) -> GroupOutcome {
+fn outcome(batches: &[Batch], decided: &Decided) -> GroupOutcome {
+    let written = |position: &&usize| !batches[**position].is_empty();
     GroupOutcome {
-        syncs: u64::from(!decided.writes.is_empty()),
+        syncs: u64::from(!decided.is_read_only),
+        unwritten: decided.changed.iter().filter(written).count() as u64,
         changed: decided.changed.clone(),
     }
-}
-
-fn entries(table: Table, rows: &[Row]) -> Vec<(Place, Bytes)> {
-    let entry = |row: &Row| {
-        let key = Bytes::copy_from_slice(row.get(0));
-        ((table, key), Bytes::copy_from_slice(row.get(1)))
-    };
-    rows.iter().map(entry).collect()
-}
-
-fn slices(bytes: &[Bytes]) -> Vec<&[u8]> {
-    bytes.iter().map(|bytes| &bytes[..]).collect()
-}
-
-fn by_table(places: &BTreeSet<Place>) -> BTreeMap<Table, Vec<Bytes>> {
-    let mut tables: BTreeMap<Table, Vec<Bytes>> = BTreeMap::new();
-    for (table, key) in places {
-        tables.entry(*table).or_default().push(key.clone());
-    }
-    tables
 }

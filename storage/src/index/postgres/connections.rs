@@ -1,4 +1,4 @@
-//! Connections to the server: the pool, and connections inside a transaction.
+//! Connections to the server: the pools, and connections in use.
 
 use std::ops::Deref;
 use std::time::Duration;
@@ -7,6 +7,7 @@ use deadpool_postgres::{
     Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
 };
 use tokio_postgres::Config;
+use tokio_postgres::config::TargetSessionAttrs;
 
 use super::failure::unavailable;
 use super::{PostgresOptions, tls};
@@ -32,33 +33,77 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Time limit to wait for a free connection.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Pool of connections. Cheap to clone.
+/// Time without an answer of the server's machine after which a connection counts as broken.
+const SILENCE: Duration = Duration::from_secs(10);
+/// Connections of commits, of the heartbeat, and of requests about members.
+const WRITERS: usize = 3;
+
+/// Connections of a member. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Connections(Pool);
+pub(super) struct Connections {
+    /// Pool of reads and snapshots.
+    readers: Pool,
+    /// Pool of commits and of the membership, for which no snapshot can take the last connection.
+    writers: Pool,
+}
 
 impl Connections {
-    /// Creates a pool. Does not connect.
+    /// Creates the pools. Does not connect.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] if the URL can't be read, which the error does not contain, or the file
     /// of certificates.
     pub(super) fn new(url: &str, options: &PostgresOptions) -> Result<Self> {
-        let invalid = |message: &'static str| Error::new(ErrorKind::Invalid, "open", message);
-        let mut config: Config = url
-            .parse()
-            .map_err(|_| invalid("the URL of the shared index can't be read"))?;
-        config.connect_timeout(CONNECT);
-        config.application_name("cenotaph");
-        let manager = ManagerConfig {
-            recycling_method: RecyclingMethod::Fast,
-        };
-        let session = session(options.statement_timeout);
-        let pool = Pool::builder(Manager::from_config(
-            config,
-            tls::connector(options)?,
-            manager,
-        ))
-        .max_size(options.connections_max)
+        let mut config: Config = url.parse().map_err(|_| {
+            let message = "the URL of the shared index can't be read";
+            Error::new(ErrorKind::Invalid, "open", message)
+        })?;
+        config
+            .application_name("cenotaph")
+            .connect_timeout(CONNECT)
+            .keepalives_idle(SILENCE / 2)
+            .keepalives_interval(SILENCE / 4)
+            .keepalives_retries(2)
+            .tcp_user_timeout(SILENCE)
+            // Of several hosts the primary: a standby shows an older state.
+            .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        Ok(Self {
+            readers: pool(&config, options, options.connections_max)?,
+            writers: pool(&config, options, WRITERS)?,
+        })
+    }
+
+    /// Returns a connection for reads.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] if no connection is free or the server can't be reached in time.
+    pub(super) async fn reader(&self, operation: &'static str) -> Result<Borrowed> {
+        borrow(&self.readers, operation).await
+    }
+
+    /// Returns a connection for writes.
+    ///
+    /// # Errors
+    /// As [`reader`](Self::reader).
+    pub(super) async fn writer(&self, operation: &'static str) -> Result<Borrowed> {
+        borrow(&self.writers, operation).await
+    }
+
+    /// Closes all connections, and refuses later requests.
+    pub(super) fn close(&self) {
+        self.readers.close();
+        self.writers.close();
+    }
+}
+
+fn pool(config: &Config, options: &PostgresOptions, connections_max: usize) -> Result<Pool> {
+    let manager = ManagerConfig {
+        recycling_method: RecyclingMethod::Fast,
+    };
+    let tls = tls::connector(options)?;
+    let session = session(options.statement_timeout);
+    Pool::builder(Manager::from_config(config.clone(), tls, manager))
+        .max_size(connections_max)
         .create_timeout(Some(CONNECT * 2))
         .wait_timeout(Some(WAIT))
         .runtime(Runtime::Tokio1)
@@ -69,41 +114,27 @@ impl Connections {
                 set.map_err(HookError::Backend)
             })
         }))
-        .build();
-        let pool = pool.map_err(|_| invalid("the shared index needs at least one connection"))?;
-        Ok(Self(pool))
-    }
+        .build()
+        .map_err(|error| unavailable("open", "the pool can't be created", error))
+}
 
-    /// Returns a connection for statements outside of a transaction.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] if no connection is free or the server can't be reached in time.
-    pub(super) async fn get(&self, operation: &'static str) -> Result<Object> {
-        let connection = self.0.get().await;
-        connection
-            .map_err(|error| unavailable(operation, "the shared index is not reachable", error))
-    }
-
-    /// Returns a connection for a transaction.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
-    pub(super) async fn for_transaction(&self, operation: &'static str) -> Result<Borrowed> {
-        Ok(Borrowed(Some(Box::new(self.get(operation).await?))))
-    }
-
-    /// Closes all connections, and refuses later requests.
-    pub(super) fn close(&self) {
-        self.0.close();
+async fn borrow(pool: &Pool, operation: &'static str) -> Result<Borrowed> {
+    match pool.get().await {
+        Ok(connection) => Ok(Borrowed(Some(Box::new(connection)))),
+        Err(error) => Err(unavailable(
+            operation,
+            "the shared index is not reachable",
+            error,
+        )),
     }
 }
 
-/// Connection inside a transaction. Dropped without [`finished`](Self::finished), it is closed, so
-/// that nobody continues a transaction that was left open.
+/// Connection in use. Dropped without [`finished`](Self::finished), as at a time limit, it is closed:
+/// nobody continues a transaction that was left open, or waits for an answer that never comes.
 pub(super) struct Borrowed(Option<Box<Object>>);
 
 impl Borrowed {
-    /// Returns the connection to the pool. No transaction may be open.
+    /// Returns the connection to its pool. No transaction may be open, and no answer outstanding.
     pub(super) fn finished(mut self) {
         drop(self.0.take());
     }

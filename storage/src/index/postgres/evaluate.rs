@@ -20,6 +20,8 @@ pub(super) struct Decided {
     pub(super) changed: BTreeSet<usize>,
     /// Writes of all other batches. The last write of each key wins.
     pub(super) writes: Changes,
+    /// `true` if the transaction wrote nothing, not even its token.
+    pub(super) is_read_only: bool,
 }
 
 /// Returns the keys that the conditions of a group name.

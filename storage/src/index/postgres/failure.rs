@@ -1,6 +1,6 @@
 //! Errors of the server, and their meaning for a transaction.
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
 use crate::types::{Error, ErrorKind};
 
@@ -17,15 +17,22 @@ pub(super) enum Failure {
 
 /// Returns the meaning of an error.
 pub(super) fn failure(error: &tokio_postgres::Error) -> Failure {
-    let Some(code) = error.code() else {
+    let Some(answer) = error.as_db_error() else {
         // Not from the server: of the socket, or of the protocol.
         return Failure::Lost;
     };
+    // The server ends the connection, or all of them. Its last words may have been a commit.
+    if let Some(Severity::Fatal | Severity::Panic) = answer.parsed_severity() {
+        return Failure::Lost;
+    }
+    let code = answer.code();
     if [
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::T_R_DEADLOCK_DETECTED,
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::QUERY_CANCELED,
+        // A statement after the one that failed, whose answer came first.
+        SqlState::IN_FAILED_SQL_TRANSACTION,
         // The token of the transaction: its outcome was asked for before.
         SqlState::UNIQUE_VIOLATION,
     ]

@@ -39,7 +39,7 @@ pub(super) async fn join(connections: &Connections, schema: &Schema, name: &str)
     let failed = |error: tokio_postgres::Error| {
         unavailable("open", "this process can't become a member", error)
     };
-    let connection = connections.for_transaction("open").await?;
+    let connection = connections.writer("open").await?;
     let next = format!(
         "UPDATE {} SET value = value + 1 WHERE id = {EPOCH_ID} RETURNING value",
         schema.table("store")
@@ -52,7 +52,16 @@ pub(super) async fn join(connections: &Connections, schema: &Schema, name: &str)
         "INSERT INTO {} (epoch, beat) VALUES ($1, 0)",
         schema.table("heartbeats")
     );
+    // Of members that are gone: nobody asks for their outcomes any more, and the server has ended
+    // their transactions.
+    let forget = format!(
+        "DELETE FROM {} t WHERE t.at < now() - INTERVAL '1 day' AND NOT EXISTS (SELECT 1 FROM {} m \
+         WHERE m.epoch = t.epoch)",
+        schema.table("tokens"),
+        schema.table("members")
+    );
     let joined = async {
+        connection.execute(&forget, &[]).await?;
         connection.batch_execute("BEGIN").await?;
         let epoch: i64 = connection.query_one(&next, &[]).await?.get(0);
         connection.execute(&member, &[&epoch, &name]).await?;
@@ -75,11 +84,12 @@ impl Shared {
             self.schema.table("members"),
             self.schema.table("heartbeats")
         );
-        let connection = self.connections.get("members").await?;
+        let connection = self.connections.writer("members").await?;
         let rows = connection
             .query(&sql, &[])
             .await
             .map_err(|error| unavailable("members", "the members can't be read", error))?;
+        connection.finished();
         let member = |row: &tokio_postgres::Row| Member {
             epoch: row.get::<_, i64>(0).unsigned_abs(),
             name: row.get(1),
@@ -96,7 +106,7 @@ impl Shared {
         };
         let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let (epoch, beat) = (number(epoch), number(beat));
-        let connection = self.connections.for_transaction("members").await?;
+        let connection = self.connections.writer("members").await?;
         let heart = format!(
             "DELETE FROM {} WHERE epoch = $1 AND beat = $2",
             self.schema.table("heartbeats")
@@ -119,14 +129,24 @@ impl Shared {
         Ok(removed)
     }
 
-    /// Removes the own entries, at a close. A member that can't do so is declared dead later.
+    /// Removes the own entries, at a close. Every outcome is known by then. A member that can't do so
+    /// is declared dead later.
     pub(super) async fn leave(&self) -> Result<()> {
-        let connection = self.connections.get("close").await?;
-        for table in ["heartbeats", "members"] {
-            let sql = format!("DELETE FROM {} WHERE epoch = $1", self.schema.table(table));
-            let gone = connection.execute(&sql, &[&self.epoch]).await;
-            gone.map_err(|error| unavailable("close", "the member entry remains", error))?;
+        let connection = self.connections.writer("close").await?;
+        // A refused token stays: its transaction may still run.
+        let mut sql = "BEGIN; ".to_owned();
+        for (table, rest) in [
+            ("heartbeats", ""),
+            ("members", ""),
+            ("tokens", " AND NOT refused"),
+        ] {
+            let name = self.schema.table(table);
+            sql += &format!("DELETE FROM {name} WHERE epoch = {}{rest}; ", self.epoch);
         }
+        // All or nothing: a member without a heartbeat could not be declared dead.
+        let left = connection.batch_execute(&(sql + "COMMIT")).await;
+        left.map_err(|error| unavailable("close", "the member entry remains", error))?;
+        connection.finished();
         Ok(())
     }
 
@@ -135,11 +155,12 @@ impl Shared {
             "UPDATE {} SET beat = beat + 1 WHERE epoch = $1",
             self.schema.table("heartbeats")
         );
-        let connection = self.connections.get("heartbeat").await?;
+        let connection = self.connections.writer("heartbeat").await?;
         let beaten = connection
             .execute(&sql, &[&self.epoch])
             .await
             .map_err(|error| unavailable("heartbeat", "the heartbeat can't be stored", error))?;
+        connection.finished();
         if beaten == 0 && !self.is_closed() {
             self.fence(&declared_dead());
         }

@@ -4,6 +4,7 @@
 //! transaction), `members`, `snapshot` (reads), `connections`, `tls`, `failure`.
 
 use std::fmt;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ mod failure;
 mod members;
 mod schema;
 mod snapshot;
+mod statements;
 mod tls;
 
 pub use members::Member;
@@ -36,6 +38,9 @@ use crate::types::{Error, ErrorKind, Result};
 /// Longest key, in bytes. PostgreSQL refuses keys of over 2,704 bytes in the index of a table.
 const KEY_BYTES_MAX: usize = 2_000;
 
+/// Largest batch, in bytes. A message to the server has at most 1 GiB.
+const BATCH_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// Options of a [`PostgresIndex`].
 #[derive(Clone, Debug)]
 pub struct PostgresOptions {
@@ -49,15 +54,16 @@ pub struct PostgresOptions {
     /// the system. A connection with TLS always verifies the server's certificate and name; the
     /// parameter `sslmode=require` of the URL refuses a connection without TLS.
     pub root_certificates: Option<PathBuf>,
-    /// Maximal number of connections, at least 2. A commit and each snapshot in use occupy one.
+    /// Maximal number of connections of reads, 1 to 1,000. A snapshot in use occupies one. Up to three
+    /// more belong to commits, the heartbeat and requests about members.
     pub connections_max: usize,
-    /// Time between two heartbeats.
+    /// Time between two heartbeats, at least 10 milliseconds.
     pub heartbeat: Duration,
-    /// Time limit of a statement, rounded to milliseconds. Locks are awaited for half of it. The
+    /// Time limit of a statement, at least 100 milliseconds, rounded to milliseconds. Locks are awaited for half of it. The
     /// server does not count the commit itself.
     pub statement_timeout: Duration,
-    /// Time for which a commit waits for a server that does not answer. The index is poisoned after
-    /// that.
+    /// Time for which a commit waits for a server that does not answer, at least one second. The index
+    /// is poisoned after that.
     pub outage_max: Duration,
 }
 
@@ -75,6 +81,20 @@ impl Default for PostgresOptions {
     }
 }
 
+impl PostgresOptions {
+    fn check(&self) -> Result<()> {
+        let is_valid = (1..=1_000).contains(&self.connections_max)
+            && self.heartbeat >= Duration::from_millis(10)
+            && self.statement_timeout >= Duration::from_millis(100)
+            && self.outage_max >= Duration::from_secs(1);
+        if is_valid {
+            return Ok(());
+        }
+        let message = "an option of the shared index is out of bounds";
+        Err(Error::new(ErrorKind::Invalid, "open", message))
+    }
+}
+
 /// Index in a PostgreSQL database, open in this process as one of its members.
 ///
 /// All members see the same entries. A batch whose conditions do not hold any more completes with
@@ -84,9 +104,38 @@ impl Default for PostgresOptions {
 /// Durable means: as the server promises. Without `fsync`, or with a standby that is not
 /// synchronous, a server that fails loses acknowledged commits. A session whose
 /// `synchronous_commit` is `off` is set to `on`.
+///
+/// Close it: the entry of a member that is only dropped remains until another member declares it
+/// dead. Its queued batches commit in the background.
 pub struct PostgresIndex {
     shared: Arc<Shared>,
-    committer: Arc<Committer>,
+    committer: Arc<Commits>,
+}
+
+/// The committer of a handle. Its last drop must not wait on a thread of the runtime, which the commit
+/// thread needs.
+struct Commits {
+    env: Env,
+    committer: Option<Committer>,
+}
+
+impl Deref for Commits {
+    type Target = Committer;
+
+    fn deref(&self) -> &Committer {
+        let committer = self.committer.as_ref();
+        committer.expect("only the drop takes the committer")
+    }
+}
+
+impl Drop for Commits {
+    fn drop(&mut self) {
+        let committer = self.committer.take();
+        let waiting = self.env.thread("cenotaph-close", move || drop(committer));
+        if let Err(error) = waiting {
+            tracing::warn!(%error, "failed to start a thread that waits for the last commits");
+        }
+    }
 }
 
 /// State that the handle shares with its commit thread, its snapshots and its heartbeat.
@@ -156,15 +205,12 @@ impl PostgresIndex {
     /// tables have the format of another build, [`ErrorKind::Unavailable`] if the server can't be
     /// reached, or refuses. No error contains the URL.
     pub async fn open(url: &str, env: Env, options: PostgresOptions) -> Result<Self> {
-        if options.connections_max < 2 {
-            let message = "the shared index needs at least two connections";
-            return Err(Error::new(ErrorKind::Invalid, "open", message));
-        }
+        options.check()?;
         let schema = Schema::new(&options.schema)?;
         let connections = Connections::new(url, &options)?;
         let joined = env.deadline(options.outage_max, async {
             schema
-                .create(&*connections.get("open").await?, &env)
+                .create(&*connections.reader("open").await?, &env)
                 .await?;
             members::join(&connections, &schema, &options.member).await
         });
@@ -185,7 +231,10 @@ impl PostgresIndex {
             ..CommitterOptions::default()
         };
         let sink = PostgresSink::new(Arc::clone(&shared));
-        let committer = Arc::new(Committer::start(&env, committer, sink)?);
+        let committer = Arc::new(Commits {
+            committer: Some(Committer::start(&env, committer, sink)?),
+            env: env.clone(),
+        });
         env.spawn(members::beat(Arc::downgrade(&shared), options.heartbeat));
         Ok(Self { shared, committer })
     }
@@ -224,9 +273,14 @@ impl Index for PostgresIndex {
         if let Some(reason) = self.shared.fenced() {
             return completion(Err(CommitError::not_started(&reason)));
         }
-        let mut keys = batch.ops().iter().map(|(_, key, _)| key.len());
-        if keys.any(|bytes| bytes > KEY_BYTES_MAX) {
-            let message = format!("a key has more than {KEY_BYTES_MAX} bytes");
+        let required = batch.conditions().iter().map(|condition| &condition.key);
+        let mut keys = batch.ops().iter().map(|(_, key, _)| key).chain(required);
+        let is_too_long = keys.any(|key| key.len() > KEY_BYTES_MAX);
+        if is_too_long || batch.bytes() > BATCH_BYTES_MAX {
+            let message = format!(
+                "a key has more than {KEY_BYTES_MAX} bytes, or the batch more than \
+                 {BATCH_BYTES_MAX}"
+            );
             let error = Error::new(ErrorKind::Invalid, "commit", message);
             return completion(Err(CommitError::NotStarted(error)));
         }
@@ -293,7 +347,7 @@ impl fmt::Debug for PostgresIndex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresIndex")
             .field("epoch", &self.shared.epoch)
-            .field("committer", &self.committer)
+            .field("committer", &**self.committer)
             .finish_non_exhaustive()
     }
 }

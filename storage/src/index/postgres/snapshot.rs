@@ -53,7 +53,7 @@ impl PostgresSnapshot {
         self.shared.check_open()?;
         let mut transaction = self.transaction.lock().await;
         if let Transaction::NotBegun = *transaction {
-            let connection = self.shared.connections.for_transaction("read").await?;
+            let connection = self.shared.connections.reader("read").await?;
             let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
             connection.batch_execute(begin).await.map_err(unreadable)?;
             *transaction = Transaction::Open(connection);
@@ -78,8 +78,10 @@ impl Drop for PostgresSnapshot {
     fn drop(&mut self) {
         let transaction = std::mem::replace(self.transaction.get_mut(), Transaction::Lost);
         if let Transaction::Open(connection) = transaction {
+            let (env, patience) = (self.shared.env.clone(), self.shared.patience);
             self.shared.env.spawn(async move {
-                if connection.batch_execute("ROLLBACK").await.is_ok() {
+                let ended = connection.batch_execute("ROLLBACK");
+                if let Some(Ok(())) = env.deadline(patience, ended).await {
                     connection.finished();
                 }
             });
@@ -143,10 +145,11 @@ impl Shared {
         let sql = value_of(&self.schema, table);
         let mut is_repeated = false;
         loop {
-            let connection = self.connections.get("read").await;
+            let connection = self.connections.reader("read").await;
             let connection = connection.map_err(|error| self.closed_or(error))?;
             match queried(&connection, &sql, &[&key]).await {
                 Ok(rows) => {
+                    connection.finished();
                     self.check_open()?;
                     return Ok(rows.first().map(|row| Bytes::copy_from_slice(row.get(0))));
                 }
@@ -212,7 +215,7 @@ fn value_of(schema: &Schema, table: Table) -> String {
 
 /// Runs a query with a prepared statement.
 async fn queried(
-    connection: &deadpool_postgres::Object,
+    connection: &Borrowed,
     sql: &str,
     parameters: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
