@@ -2,6 +2,7 @@
 //! peak from the kernel (`VmHWM`). Skipped with a message on systems other than Linux.
 
 use std::process::Command;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph::{Body, Config, Engine};
@@ -9,6 +10,8 @@ use futures::stream;
 
 const MIB: u64 = 1024 * 1024;
 const CHILD: &str = "CENOTAPH_MEMORY_CHILD";
+/// Time for which a stream waits for its share of memory.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Transfers of a child, and the limit on its memory above idle.
 struct Load {
@@ -105,6 +108,9 @@ async fn stream_in_and_out(load: &Load) -> (u64, u64) {
     let mut config = Config::default();
     config.limits.upload_bytes_in_flight = load.in_flight_mib * MIB as usize;
     config.reads.bytes_in_flight = load.in_flight_mib as u64 * MIB;
+    // The test is about memory: on a slow disk the last streams wait longer than the default.
+    config.limits.budget_wait = PATIENCE;
+    config.reads.budget_wait = PATIENCE;
     let engine = Engine::builder(directory.path())
         .config(config)
         .open()
