@@ -153,8 +153,19 @@ pub struct Env {
 struct Steady {
     /// Latest returned time in milliseconds.
     latest_ms: AtomicU64,
-    /// Maximum difference of wall time and [`World::monotonic`] so far, in milliseconds.
+    /// Difference of the time of the source and [`World::monotonic`], in milliseconds.
     ahead_ms: AtomicI64,
+    source: TimeSource,
+}
+
+/// Source of the steady time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum TimeSource {
+    /// The wall time. The difference is the maximum so far.
+    #[default]
+    WallTime,
+    /// The clock of a shared index. The difference is the last measured one.
+    Index,
 }
 
 impl Default for Steady {
@@ -162,6 +173,7 @@ impl Default for Steady {
         Self {
             latest_ms: AtomicU64::new(0),
             ahead_ms: AtomicI64::new(i64::MIN),
+            source: TimeSource::WallTime,
         }
     }
 }
@@ -189,12 +201,28 @@ impl Env {
         self.world.wall_time()
     }
 
-    /// Returns the steady time: the wall time without steps back.
+    /// Returns the steady time: the wall time without steps back, or that of a
+    /// [shared index](Self::by_index_clock).
     ///
     /// An expired object stays expired if the clock is set back. The steady time then advances at
     /// the rate of [`monotonic`](Self::monotonic), so that deadlines do not wait for the wall time
     /// to catch up.
     pub fn steady_now(&self) -> Timestamp {
+        let steady_ms = match self.steady.source {
+            TimeSource::WallTime => self.from_wall_time(),
+            TimeSource::Index => self.from_index_clock(),
+        };
+        // Two callers may compute their times in either order. The maximum keeps the returned times
+        // from decreasing.
+        Timestamp::from_millis(
+            self.steady
+                .latest_ms
+                .fetch_max(steady_ms, Ordering::AcqRel)
+                .max(steady_ms),
+        )
+    }
+
+    fn from_wall_time(&self) -> u64 {
         // The wall time is read first. A pause between the two reads then makes the difference too
         // small, and the maximum so far replaces it. In the other order, the difference would be
         // too large, and the steady time would be ahead by the pause forever.
@@ -211,17 +239,44 @@ impl Env {
             .ahead_ms
             .fetch_max(ahead_ms, Ordering::AcqRel)
             .max(ahead_ms);
-        let steady_ms = u64::try_from(whole_ms.saturating_add(ahead_ms))
+        u64::try_from(whole_ms.saturating_add(ahead_ms))
             .unwrap_or(0)
-            .max(now_ms);
-        // Two callers may compute their times in either order. The maximum keeps the returned times
-        // from decreasing.
-        Timestamp::from_millis(
-            self.steady
-                .latest_ms
-                .fetch_max(steady_ms, Ordering::AcqRel)
-                .max(steady_ms),
-        )
+            .max(now_ms)
+    }
+
+    fn from_index_clock(&self) -> u64 {
+        let ahead_ms = self.steady.ahead_ms.load(Ordering::Acquire);
+        let whole_ms = i64::try_from(self.monotonic().as_millis()).unwrap_or(i64::MAX);
+        u64::try_from(whole_ms.saturating_add(ahead_ms)).unwrap_or(0)
+    }
+
+    /// Returns a handle on the same world whose steady time follows the clock of a shared index,
+    /// which has just shown `now`. The wall time of this machine does not matter to it.
+    #[must_use]
+    pub fn by_index_clock(&self, now: WallTime) -> Self {
+        let env = Self {
+            world: Arc::clone(&self.world),
+            steady: Arc::new(Steady {
+                source: TimeSource::Index,
+                ..Steady::default()
+            }),
+        };
+        env.set_index_clock(now);
+        env
+    }
+
+    /// Corrects the steady time of a handle [that follows](Self::by_index_clock) the clock of a
+    /// shared index, which has just shown `now`. The steady time does not step back.
+    pub fn set_index_clock(&self, now: WallTime) {
+        if self.steady.source != TimeSource::Index {
+            return;
+        }
+        // The index has read its clock before this moment, so that the steady time is not early.
+        // The monotonic time is rounded up for the same reason.
+        let whole_ms = i64::try_from(self.monotonic().as_millis()).unwrap_or(i64::MAX);
+        let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let ahead_ms = now_ms.saturating_sub(whole_ms.saturating_add(1));
+        self.steady.ahead_ms.store(ahead_ms, Ordering::Release);
     }
 
     /// Returns the time since a fixed point. It never decreases.

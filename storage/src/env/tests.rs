@@ -198,3 +198,34 @@ async fn idle_threads_end_with_their_environment() {
     let ended = outer.deadline(BLOCKING_IDLE / 2, ended).await;
     assert!(ended.is_some(), "the idle thread outlives its environment");
 }
+
+#[test]
+fn index_clock_replaces_the_wall_time_and_never_steps_back() {
+    let clocks = Clocks::default();
+    clocks.set(9_000_000, Duration::from_secs(10));
+    let env = Env::new(clocks.clone()).by_index_clock(WallTime::from_millis(50_000));
+    let shown = env.steady_now().as_millis();
+    assert_eq!(shown, 49_999, "a reading is rounded down: not early");
+    // The wall time of the machine jumps in both directions.
+    for wall_ms in [1, 90_000_000] {
+        clocks.set(wall_ms, Duration::from_secs(12));
+        assert_eq!(env.steady_now().as_millis(), shown + 2_000);
+    }
+    // The clock of the index is behind: the time waits for it.
+    env.set_index_clock(WallTime::from_millis(51_000));
+    assert_eq!(env.steady_now().as_millis(), shown + 2_000);
+    clocks.set(1, Duration::from_secs(15));
+    assert_eq!(env.steady_now().as_millis(), 53_999);
+    // It is ahead: the time follows.
+    env.set_index_clock(WallTime::from_millis(60_000));
+    assert_eq!(env.steady_now().as_millis(), 59_999);
+}
+
+#[test]
+fn index_clock_is_ignored_where_the_wall_time_counts() {
+    let clocks = Clocks::default();
+    clocks.set(1_000, Duration::from_secs(10));
+    let env = Env::new(clocks);
+    env.set_index_clock(WallTime::from_millis(50_000));
+    assert_eq!(env.steady_now().as_millis(), 1_000);
+}

@@ -49,7 +49,7 @@ impl Batch {
 
     /// Requires a key to have this value, or to be absent, when the batch commits.
     ///
-    /// A [shared](super::Index::is_shared) index checks all conditions in the commit, and answers
+    /// A [shared](super::Index::shared) index checks all conditions in the commit, and answers
     /// [`CommitError::Changed`](super::CommitError::Changed) if one does not hold. An index with a
     /// single owner ignores them: nobody else changes what the owner has read.
     pub fn require(&mut self, table: Table, key: impl Into<Bytes>, value: Option<Bytes>) {

@@ -21,6 +21,7 @@ mod payload_log;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 mod read_only;
+mod shared;
 mod space;
 mod stall;
 mod step_over;
@@ -28,6 +29,7 @@ mod step_over;
 pub use batch::{Batch, Condition, KEY_BYTES_MAX};
 pub use payload_log::{CollectionStats, PayloadLogStats};
 pub use read_only::{ReadOnlyIndex, read_only};
+pub use shared::{Member, SharedIndex};
 pub use space::{SpaceStats, no_space};
 pub use stall::StallWatch;
 pub use step_over::{PartialPage, UnreadableRange};
@@ -269,7 +271,7 @@ pub struct IndexStats {
 ///    later submission completes with [`CommitError::NotStarted`], and reads continue to work.
 /// 5. No call blocks on the disk, except reads where the implementation documents it.
 ///
-/// A [shared](Index::is_shared) index has several handles, its members. Of each handle:
+/// A [shared](Index::shared) index has several handles, its members. Of each handle:
 ///
 /// 6. A batch commits only if all its [`Condition`]s hold at its place in the order of all commits.
 ///    Otherwise its completion is [`CommitError::Changed`] and later batches go on. Several members
@@ -330,10 +332,15 @@ pub trait Index: Send + Sync + 'static {
         })
     }
 
-    /// Returns `true` if other processes may change the index while it is open. The index then checks
-    /// the conditions of each batch.
+    /// Returns the membership of this handle if other processes may change the index while it is
+    /// open. The index then checks the conditions of each batch.
+    fn shared(&self) -> Option<&dyn SharedIndex> {
+        None
+    }
+
+    /// Returns `true` if other processes may change the index while it is open.
     fn is_shared(&self) -> bool {
-        false
+        self.shared().is_some()
     }
 
     /// Returns the length of the longest key that the index stores, in bytes. A batch with a longer

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cenotaph::{Env, ErrorKind, Result};
 use cenotaph_storage::index::contract::{self, Subject, shared, shared::SharedSubject};
 use cenotaph_storage::index::postgres::{PostgresIndex, PostgresOptions};
-use cenotaph_storage::index::{Batch, CommitError, Index, Table};
+use cenotaph_storage::index::{Batch, CommitError, Index, SharedIndex, Table};
 use cenotaph_tests::servers::launch::find;
 use cenotaph_tests::servers::postgres::{Postgres, PostgresData, url};
 use cenotaph_tests::servers::proxy::Proxy;
@@ -84,7 +84,7 @@ impl Drop for Disturbance {
 impl SharedSubject for Store {
     fn declare_dead<'a>(&'a self, index: &'a dyn Index) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            // The handle itself does not tell its epoch: the oldest member is the one to die.
+            // The oldest member is the one to die.
             assert!(index.is_shared());
             let witness = self.member().await;
             loop {

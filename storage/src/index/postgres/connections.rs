@@ -18,7 +18,7 @@ use crate::types::{Error, ErrorKind, Result};
 ///
 /// `synchronous_commit = off` would acknowledge commits that a crash of the server loses.
 fn session(statement_timeout: Duration) -> String {
-    let limit = statement_timeout.as_millis().max(2);
+    let limit = statement_timeout.as_millis();
     let (lock, idle) = (limit / 2, 2 * limit);
     format!(
         "SET statement_timeout = {limit}; SET lock_timeout = {lock}; \

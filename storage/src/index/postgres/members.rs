@@ -15,24 +15,14 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use super::Shared;
+use futures::future::BoxFuture;
+
 use super::connections::Connections;
 use super::failure::{declared_dead, unavailable};
 use super::schema::{EPOCH_ID, Schema};
-use crate::types::{Result, WallTime};
-
-/// A process that has a shared index open.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Number of the member. Later members have higher numbers.
-    pub epoch: u64,
-    /// Name that the member has given itself.
-    pub name: String,
-    /// Time at which it joined, by the clock of the server.
-    pub since: WallTime,
-    /// Count of its heartbeats.
-    pub beat: u64,
-}
+use super::{PostgresIndex, Shared};
+use crate::index::{Member, SharedIndex};
+use crate::types::{Epoch, Result, WallTime};
 
 /// Registers a member, and returns its epoch.
 pub(super) async fn join(connections: &Connections, schema: &Schema, name: &str) -> Result<i64> {
@@ -75,9 +65,37 @@ pub(super) async fn join(connections: &Connections, schema: &Schema, name: &str)
     Ok(epoch)
 }
 
+impl SharedIndex for PostgresIndex {
+    fn epoch(&self) -> Epoch {
+        Epoch::new(self.shared.epoch.unsigned_abs())
+    }
+
+    fn members(&self) -> BoxFuture<'_, Result<Vec<Member>>> {
+        Box::pin(async {
+            self.shared.check_open()?;
+            self.shared.within("members", self.shared.members()).await
+        })
+    }
+
+    fn declare_dead(&self, member: Epoch, beat: u64) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async move {
+            self.shared.check_open()?;
+            let removed = self.shared.remove_member(member.get(), beat);
+            self.shared.within("members", removed).await
+        })
+    }
+
+    fn wall_time(&self) -> BoxFuture<'_, Result<WallTime>> {
+        Box::pin(async {
+            self.shared.check_open()?;
+            self.shared.within("clock", self.shared.wall_time()).await
+        })
+    }
+}
+
 impl Shared {
     /// Returns all members, the oldest first.
-    pub(super) async fn members(&self) -> Result<Vec<Member>> {
+    async fn members(&self) -> Result<Vec<Member>> {
         let sql = format!(
             "SELECT m.epoch, m.name, h.beat, CAST(extract(epoch FROM m.since) * 1000 AS BIGINT) FROM \
              {} m JOIN {} h ON h.epoch = m.epoch ORDER BY m.epoch",
@@ -91,7 +109,7 @@ impl Shared {
             .map_err(|error| unavailable("members", "the members can't be read", error))?;
         connection.finished();
         let member = |row: &tokio_postgres::Row| Member {
-            epoch: row.get::<_, i64>(0).unsigned_abs(),
+            epoch: Epoch::new(row.get::<_, i64>(0).unsigned_abs()),
             name: row.get(1),
             beat: row.get::<_, i64>(2).unsigned_abs(),
             since: WallTime::from_millis(row.get::<_, i64>(3).unsigned_abs()),
@@ -99,8 +117,19 @@ impl Shared {
         Ok(rows.iter().map(member).collect())
     }
 
+    async fn wall_time(&self) -> Result<WallTime> {
+        let sql = "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS BIGINT)";
+        let connection = self.connections.writer("clock").await?;
+        let row = connection
+            .query_one(sql, &[])
+            .await
+            .map_err(|error| unavailable("clock", "the clock can't be read", error))?;
+        connection.finished();
+        Ok(WallTime::from_millis(row.get::<_, i64>(0).unsigned_abs()))
+    }
+
     /// Removes a member if its heartbeat still has this count. Returns `true` if it was removed.
-    pub(super) async fn remove_member(&self, epoch: u64, beat: u64) -> Result<bool> {
+    async fn remove_member(&self, epoch: u64, beat: u64) -> Result<bool> {
         let failed = |error: tokio_postgres::Error| {
             unavailable("members", "a member can't be removed", error)
         };

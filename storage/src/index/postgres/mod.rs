@@ -23,15 +23,13 @@ mod snapshot;
 mod statements;
 mod tls;
 
-pub use members::Member;
-
 use self::commit::PostgresSink;
 use self::connections::Connections;
 use self::failure::{closed, overdue};
 use self::schema::Schema;
 use self::snapshot::PostgresSnapshot;
 use super::group_commit::{Committer, CommitterOptions, ThreadEnd};
-use super::{Batch, CommitError, Completion, Index, IndexStats, Snapshot, Table};
+use super::{Batch, CommitError, Completion, Index, IndexStats, SharedIndex, Snapshot, Table};
 use crate::env::Env;
 use crate::types::{Error, ErrorKind, Result};
 
@@ -48,7 +46,7 @@ pub struct PostgresOptions {
     /// different schemas are independent. 1 to 63 characters `a-z`, `0-9` and `_`, the first of which
     /// is a letter.
     pub schema: String,
-    /// Name of this member, which [`PostgresIndex::members`] shows.
+    /// Name of this member, which [`SharedIndex::members`] shows.
     pub member: String,
     /// File with the certificates of the authorities that are trusted, as PEM. `None` trusts those of
     /// the system. A connection with TLS always verifies the server's certificate and name; the
@@ -238,34 +236,6 @@ impl PostgresIndex {
         env.spawn(members::beat(Arc::downgrade(&shared), options.heartbeat));
         Ok(Self { shared, committer })
     }
-
-    /// Returns the number of this member.
-    pub fn epoch(&self) -> u64 {
-        self.shared.epoch.unsigned_abs()
-    }
-
-    /// Returns all members, the oldest first.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unavailable`] if the server does not answer, [`ErrorKind::Closed`] after a
-    /// close.
-    pub async fn members(&self) -> Result<Vec<Member>> {
-        self.shared.check_open()?;
-        self.shared.within("members", self.shared.members()).await
-    }
-
-    /// Declares a member dead, if its heartbeat still has this count. Returns `true` if it was
-    /// declared dead: none of its batches commits from then on.
-    ///
-    /// Only for a member whose heartbeat has stood still for a long time.
-    ///
-    /// # Errors
-    /// As [`members`](Self::members).
-    pub async fn declare_dead(&self, epoch: u64, beat: u64) -> Result<bool> {
-        self.shared.check_open()?;
-        let removed = self.shared.remove_member(epoch, beat);
-        self.shared.within("members", removed).await
-    }
 }
 
 impl Index for PostgresIndex {
@@ -296,8 +266,8 @@ impl Index for PostgresIndex {
         Ok(Box::new(PostgresSnapshot::new(Arc::clone(&self.shared))))
     }
 
-    fn is_shared(&self) -> bool {
-        true
+    fn shared(&self) -> Option<&dyn SharedIndex> {
+        Some(self)
     }
 
     fn key_bytes_max(&self) -> usize {
