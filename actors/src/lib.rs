@@ -45,6 +45,6 @@ pub use handle::start::StartOptions;
 pub use handle::stats::ActorStats;
 pub use handle::writes::WriteIntent;
 pub use limits::{
-    ExpiryLimits, LastVersionLimits, Limits, MultipartLimits, QueueLimits, RestartLimits,
-    SplitLimits, SweepLimits,
+    ExpiryLimits, LastVersionLimits, Limits, MemberLimits, MultipartLimits, QueueLimits,
+    RestartLimits, SplitLimits, SweepLimits,
 };

@@ -60,6 +60,8 @@ pub struct Limits {
     pub expiry: ExpiryLimits,
     /// Last versions of deleted objects.
     pub last_versions: LastVersionLimits,
+    /// Members of a shared index.
+    pub members: MemberLimits,
     /// Multipart uploads.
     pub multipart: MultipartLimits,
     /// Division of large puts into blobs.
@@ -95,6 +97,7 @@ impl Default for Limits {
             sweep: SweepLimits::default(),
             expiry: ExpiryLimits::default(),
             last_versions: LastVersionLimits::default(),
+            members: MemberLimits::default(),
             multipart: MultipartLimits::default(),
             split: SplitLimits::default(),
             batch_operations_max: 1000,
@@ -255,6 +258,32 @@ impl Default for LastVersionLimits {
             page: 1024,
             page_interval: Duration::from_millis(50),
             walk_interval: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// Members of a shared index. Without effect on an index with a single owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemberLimits {
+    /// Time for which the heartbeat of another member must stand still before it is declared dead,
+    /// by the monotonic clock of this process. Must be several times longer than the heartbeat of
+    /// each member, which its index counts.
+    pub lease: Duration,
+    /// Number of times that a write is decided again, because other members change its object
+    /// between the decision and the commit. After them it is `Overloaded`.
+    pub attempts_max: u32,
+    /// Time for which an orphan is kept, because a reader of another member may have it open. A read
+    /// that takes longer than half of it stores a pin. Must be the same for all members.
+    pub reader_grace: Duration,
+}
+
+impl Default for MemberLimits {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(20),
+            attempts_max: 100,
+            reader_grace: Duration::from_secs(60),
         }
     }
 }

@@ -2,9 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cenotaph_actors::{StartOptions, Tiered};
 use cenotaph_storage::fallback::{Fallback, attach};
@@ -18,7 +16,9 @@ use opendal::Operator;
 use crate::config::Config;
 use crate::engine::{Engine, Parts};
 use crate::read_only;
-use crate::startup::{FallbackChoice, fallback_options, open_when_free, reads_and_namespaces};
+use crate::startup::{
+    FallbackChoice, env_of, fallback_options, open_when_free, reads_and_namespaces, watched,
+};
 
 /// Builder of an engine. See [`Engine::builder`].
 ///
@@ -42,11 +42,25 @@ pub struct Builder {
     older_blobs: Vec<TierPlace>,
     on_new_tier: OnNewTier,
     adopt: bool,
-    index: Option<Arc<dyn Index>>,
+    index: IndexChoice,
     env: Option<Env>,
     is_read_only: bool,
     views: Option<PathBuf>,
     fallback: FallbackChoice,
+}
+
+#[cfg(feature = "postgres")]
+mod shared;
+
+/// Index that an opening names.
+pub(crate) enum IndexChoice {
+    /// An fjall index in the data directory.
+    Embedded,
+    /// An index of the caller.
+    Given(Arc<dyn Index>),
+    /// An index in PostgreSQL.
+    #[cfg(feature = "postgres")]
+    Postgres(crate::shared::PostgresChoice),
 }
 
 impl Engine {
@@ -68,7 +82,7 @@ impl Builder {
             older_blobs: Vec::new(),
             on_new_tier: OnNewTier::Add,
             adopt: false,
-            index: None,
+            index: IndexChoice::Embedded,
             env: None,
             is_read_only: false,
             views: None,
@@ -222,8 +236,11 @@ impl Builder {
     }
 
     /// Stores the rows in `index` instead of an fjall index under the data directory.
+    ///
+    /// If the index is [shared](Index::shared), other engines may have the store open at the same
+    /// time, and the blob tier must be the same for all of them.
     pub fn index(mut self, index: Arc<dyn Index>) -> Self {
-        self.index = Some(index);
+        self.index = IndexChoice::Given(index);
         self
     }
 
@@ -340,7 +357,8 @@ impl Builder {
     /// # Errors
     /// - [`AlreadyOpen`](crate::ErrorKind::AlreadyOpen): another engine, in this or another
     ///   process, has this index open. Several [read-only](Self::read_only) engines may have it
-    ///   open at once.
+    ///   open at once, and several engines a shared index, unless the store has a fallback or moves
+    ///   to another blob tier.
     /// - [`Corrupt`](crate::ErrorKind::Corrupt): the index, or the mark of the blob tier, is
     ///   damaged. Opening changed nothing.
     /// - [`UnknownFormat`](crate::ErrorKind::UnknownFormat): a later build wrote the store.
@@ -359,17 +377,21 @@ impl Builder {
         // An invalid configuration fails before anything on disk is touched.
         self.config.check()?;
         let env = self.env.map_or_else(Env::real, Ok)?;
-        let is_own_index = self.index.is_none();
+        let is_embedded = matches!(self.index, IndexChoice::Embedded);
         let index: Arc<dyn Index> = match self.index {
-            Some(index) => index,
-            None if self.is_read_only => {
+            IndexChoice::Given(index) => index,
+            #[cfg(feature = "postgres")]
+            IndexChoice::Postgres(shared) => Arc::new(shared.open(&env, &self.config).await?),
+            IndexChoice::Embedded if self.is_read_only => {
                 let views = self.views.unwrap_or_else(std::env::temp_dir);
                 Arc::new(
                     read_only::open_view(&self.data.join("index"), &views, &env, &self.config)
                         .await?,
                 )
             }
-            None => Arc::new(open_index(&self.data.join("index"), &env, &self.config).await?),
+            IndexChoice::Embedded => {
+                Arc::new(open_index(&self.data.join("index"), &env, &self.config).await?)
+            }
         };
         let current = self
             .blobs
@@ -387,7 +409,7 @@ impl Builder {
             adopt: self.adopt,
         };
         // The location of a caller's own index is unknown, so blobs can't share a disk with it.
-        let index_path = is_own_index.then(|| self.data.join("index"));
+        let index_path = is_embedded.then(|| self.data.join("index"));
         let started = if self.is_read_only {
             read_only::start(&self.config, claim, places, self.fallback).await
         } else {
@@ -406,24 +428,6 @@ impl Builder {
     }
 }
 
-/// Runs `work`, and meanwhile checks the index for overdue commits once per heartbeat. Before the
-/// actors start, nothing else checks them.
-async fn watched<T>(
-    index: &Arc<dyn Index>,
-    env: &Env,
-    heartbeat: Duration,
-    work: impl Future<Output = T>,
-) -> T {
-    let mut work = pin!(work);
-    loop {
-        // A deadline that passes does not drop the pinned work; the next turn polls it again.
-        match env.deadline(heartbeat, work.as_mut()).await {
-            Some(value) => return value,
-            None => index.watch(env.monotonic()),
-        }
-    }
-}
-
 async fn open_index(path: &Path, env: &Env, config: &Config) -> Result<FjallIndex> {
     let dir = path.to_owned();
     let options = config.index;
@@ -437,12 +441,18 @@ async fn start(
     index_path: Option<&Path>,
     fallback: FallbackChoice,
 ) -> Result<Engine> {
+    let env = env_of(&*claim.index, claim.env.clone()).await?;
+    let claim = TierClaim { env, ..claim };
     let TierClaim { index, env, .. } = claim.clone();
     // The blob tier is claimed before the epoch begins: a refused tier must leave no trace.
     let begin = async {
         let blobs = claim.take_all(places).await?;
         let fallback = attach(&index, fallback.source, fallback.is_lost).await?;
-        Ok((blobs, fallback, begin_epoch(&index).await?))
+        let epoch = match index.shared() {
+            Some(shared) => shared.epoch(),
+            None => begin_epoch(&index).await?,
+        };
+        Ok((blobs, fallback, epoch))
     };
     let (blobs, fallback, epoch) = watched(&index, &env, config.limits.heartbeat, begin).await?;
     if let Some(path) = index_path {

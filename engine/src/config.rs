@@ -179,8 +179,8 @@ fn write_bounds(config: &Config) -> [Bound; 8] {
     ]
 }
 
-/// Bounds of the background work: sweep, restarts, expiry.
-fn background_bounds(limits: &Limits) -> [Bound; 12] {
+/// Bounds of the background work: sweep, restarts, expiry, last versions, members.
+fn background_bounds(limits: &Limits) -> [Bound; 14] {
     let sweep = &limits.sweep;
     let expiry = &limits.expiry;
     let last_versions = &limits.last_versions;
@@ -236,6 +236,16 @@ fn background_bounds(limits: &Limits) -> [Bound; 12] {
             "limits.last_versions.walk_interval in ms",
             millis(last_versions.walk_interval),
             1..=u64::MAX,
+        ),
+        (
+            "limits.members.lease in ms",
+            millis(limits.members.lease),
+            1..=3_600_000,
+        ),
+        (
+            "limits.members.reader_grace in ms",
+            millis(limits.members.reader_grace),
+            0..=3_600_000,
         ),
     ]
 }

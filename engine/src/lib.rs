@@ -74,6 +74,7 @@ mod opened;
 mod ops;
 mod read_only;
 mod salvage;
+mod shared;
 mod startup;
 mod update_queue;
 
@@ -98,11 +99,12 @@ pub use ops::scrub::Scrub;
 pub use ops::update::{NewContent, Update, Updated};
 pub use ops::usage::Usage;
 pub use salvage::{Salvage, salvage};
+pub use shared::MemberInfo;
 
 pub use cenotaph_actors::{
-    ActorKind, ActorStats, BudgetUse, ExpiryLimits, LastVersionLimits, Limits, MultipartLimits,
-    NamespaceLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits, UploadedPart,
-    WriteReply,
+    ActorKind, ActorStats, BudgetUse, ExpiryLimits, LastVersionLimits, Limits, MemberLimits,
+    MultipartLimits, NamespaceLimits, QueueLimits, RestartLimits, SplitLimits, SweepLimits,
+    UploadedPart, WriteReply,
 };
 pub use cenotaph_storage::blobs::foreign::OperatorFallback;
 pub use cenotaph_storage::blobs::marker::MARKER_PATH;
@@ -114,6 +116,8 @@ pub use cenotaph_storage::fallback::{
     FallbackTimes, KeyPosition, RemovableSource,
 };
 pub use cenotaph_storage::index::fjall::FjallOptions;
+#[cfg(feature = "postgres")]
+pub use cenotaph_storage::index::postgres::PostgresOptions;
 pub use cenotaph_storage::index::{
     CollectionStats, Index, IndexStats, PayloadLogStats, SpaceStats, Table, UnreadableRange,
 };
@@ -129,7 +133,7 @@ pub use cenotaph_storage::{
     ByteRange, Checksum, Digest, Entry, Env, Epoch, Error, ErrorKind, Etag, KEY_BYTES_MAX,
     ListPage, Modes, Namespace, ObjectId, ObjectMeta, ObjectVersion, OnDamage, PARTS_MAX, PartEtag,
     PartInfo, PartNumber, PartPage, ReadLimits, ReadStats, ReadUse, Reason, Result, RevisionId,
-    TierNumber, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version,
+    TierNumber, Timestamp, UploadId, UploadInfo, UploadMarker, UploadPage, Version, WallTime,
 };
 
 pub use bytes;

@@ -53,6 +53,10 @@ pub(crate) async fn start(
         let message = "a read-only engine can't adopt a blob tier: remove adopt_blobs or read_only";
         return Err(Error::new(ErrorKind::Invalid, "open", message));
     }
+    if claim.index.is_shared() {
+        let message = "a shared store can't be opened read-only: its readers store pins";
+        return Err(Error::new(ErrorKind::Invalid, "open", message));
+    }
     // A caller's own index may accept writes. The wrapper refuses every batch, so that the promise
     // holds for any index.
     let index: Arc<dyn Index> = Arc::new(ReadOnlyIndex::new(Arc::clone(&claim.index)));

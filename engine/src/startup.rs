@@ -1,6 +1,7 @@
 //! Steps of an opening that writing and read-only engines share.
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,32 @@ pub(crate) async fn open_when_free(
             return opened;
         }
         env.sleep(REOPEN_PAUSE).await;
+    }
+}
+
+/// Runs `work`, and meanwhile checks the index for overdue commits once per heartbeat. Before the
+/// actors start, nothing else checks them.
+pub(crate) async fn watched<T>(
+    index: &Arc<dyn Index>,
+    env: &Env,
+    heartbeat: Duration,
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = pin!(work);
+    loop {
+        // A deadline that passes does not drop the pinned work; the next turn polls it again.
+        match env.deadline(heartbeat, work.as_mut()).await {
+            Some(value) => return value,
+            None => index.watch(env.monotonic()),
+        }
+    }
+}
+
+/// Returns the environment of an engine on this index. All members of a shared index use its clock.
+pub(crate) async fn env_of(index: &dyn Index, env: Env) -> Result<Env> {
+    match index.shared() {
+        Some(shared) => Ok(env.by_index_clock(shared.wall_time().await?)),
+        None => Ok(env),
     }
 }
 

@@ -209,8 +209,8 @@ impl Env {
     /// to catch up.
     pub fn steady_now(&self) -> Timestamp {
         let steady_ms = match self.steady.source {
-            TimeSource::WallTime => self.from_wall_time(),
-            TimeSource::Index => self.from_index_clock(),
+            TimeSource::WallTime => self.steady_by_wall_time(),
+            TimeSource::Index => self.steady_by_index_clock(),
         };
         // Two callers may compute their times in either order. The maximum keeps the returned times
         // from decreasing.
@@ -222,7 +222,7 @@ impl Env {
         )
     }
 
-    fn from_wall_time(&self) -> u64 {
+    fn steady_by_wall_time(&self) -> u64 {
         // The wall time is read first. A pause between the two reads then makes the difference too
         // small, and the maximum so far replaces it. In the other order, the difference would be
         // too large, and the steady time would be ahead by the pause forever.
@@ -244,7 +244,7 @@ impl Env {
             .max(now_ms)
     }
 
-    fn from_index_clock(&self) -> u64 {
+    fn steady_by_index_clock(&self) -> u64 {
         let ahead_ms = self.steady.ahead_ms.load(Ordering::Acquire);
         let whole_ms = i64::try_from(self.monotonic().as_millis()).unwrap_or(i64::MAX);
         u64::try_from(whole_ms.saturating_add(ahead_ms)).unwrap_or(0)

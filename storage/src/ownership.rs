@@ -26,6 +26,10 @@
 //! The table is about the current tier. `ownership/several.rs` opens all tiers of a store, and adds
 //! a tier.
 //!
+//! Members of a shared index may open a new store at the same time. Each record is written only over the
+//! record that was read, so that the store has one id. A member that is refused reads everything again
+//! a few times, because it may have read in the middle of the steps of another one.
+//!
 //! A reader ([`TierClaim::find_all`]) decides by the same table, but neither takes nor creates a tier.
 //!
 //! Guards I11. The bytes of the marker are in `blobs/marker.rs`, those of the record in
@@ -142,8 +146,8 @@ impl TierClaim {
             Decision::Refuse(error) => return Err(error),
             Decision::Open(mark) => mark,
             Decision::Note(mark) => {
-                let record = StoreRecord::new(mark.store, TierState::Claimed);
-                record.write(&self.index).await?;
+                let claimed = StoreRecord::new(mark.store, TierState::Claimed);
+                claimed.write(&self.index, record.as_ref()).await?;
                 mark
             }
             Decision::Adopt => {
@@ -258,7 +262,7 @@ impl TierClaim {
             Some(record) => record,
             None => {
                 let record = StoreRecord::new(self.env.store_id(), TierState::Pending);
-                record.write(&self.index).await?;
+                record.write(&self.index, None).await?;
                 record
             }
         };
@@ -269,9 +273,9 @@ impl TierClaim {
         // Step 3: the record `Claimed`.
         let claimed = StoreRecord {
             tier: TierState::Claimed,
-            ..record
+            ..record.clone()
         };
-        claimed.write(&self.index).await?;
+        claimed.write(&self.index, Some(&record)).await?;
         tier.belongs_to(mark);
         tier.check_owner().await?;
         Ok(tier)

@@ -8,8 +8,9 @@
 //! A pass reads the changes that the backlog names. It scans the table at open, on request, and
 //! after a commit of unknown outcome.
 //!
-//! A change of an older epoch is dead, because an epoch begins without owners. A change of this
-//! epoch is dead when its last [`WriteGuard`](crate::runtime::live_writes::WriteGuard) is dropped.
+//! A change of an older epoch is dead, because an epoch begins without owners. On a shared index, a
+//! change of another epoch is dead once the member of that epoch is gone. A change of this epoch is
+//! dead when its last [`WriteGuard`](crate::runtime::live_writes::WriteGuard) is dropped.
 //! Recovery never redoes a write, trusts the row alone, and may be killed and restarted at any
 //! point. The first pass of an engine ends before traffic starts.
 
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use cenotaph_storage::index::{Range, Table};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::Change;
-use cenotaph_storage::{ErrorKind, OperationId, Result, SyncPoint};
+use cenotaph_storage::{Epoch, ErrorKind, OperationId, Result, SyncPoint};
 use futures::stream::{self, StreamExt};
 
 use crate::background::worker::{BackgroundWorker, NextPass};
@@ -102,6 +103,12 @@ impl Recovery {
             let found: Vec<_> = entries
                 .filter_map(|(key, value)| Some((OperationId::from_slice(&key)?, value)))
                 .collect();
+            // After the changes: the members that have recorded them are among them, if they live.
+            let live = self.context.live_epochs().await?;
+            let found = found.into_iter();
+            let found: Vec<_> = found
+                .filter(|(_, value)| !self.is_of_others(value, live.as_ref()))
+                .collect();
             for (id, value) in &found {
                 // Noted before the fences: a fence that fails leaves the change known.
                 self.context.backlog.found_change(*id, value);
@@ -123,8 +130,19 @@ impl Recovery {
         in_order(dead.map(|id| self.settle_by_id(id))).await
     }
 
+    /// Returns whether a change belongs to another member that lives.
+    fn is_of_others(&self, value: &Bytes, live: Option<&BTreeSet<Epoch>>) -> bool {
+        live.is_some_and(|live| {
+            // A change that can't be read is reported by its settlement.
+            Change::decode(value).is_ok_and(|change| {
+                change.epoch != self.context.epoch && live.contains(&change.epoch)
+            })
+        })
+    }
+
     async fn settle_by_id(&self, id: OperationId) -> Result<bool> {
         match self.context.index.get(Table::Changes, id.as_bytes()).await {
+            // The backlog names changes of this member and of members that were gone: none comes back.
             Ok(Some(value)) => self.settle(id, value).await,
             Ok(None) => {
                 // The owner is dead, so no commit can still record the change.

@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! 1 take a due orphan from the backlog              pinned: it waits for the end of the read (I8)
-//! 2 read its entry                                  gone: forgotten; another due time: corrected
+//! 2 read its entry                                  gone: forgotten; another due time: corrected;
+//!                                                   pinned by another member: kept for longer
 //! 3 delete its blob, some at once, in any order     late or failed: due again after a backoff
 //! 4 make the deletions of a group durable           failed: as 3
 //! 5 check that the blob tier is this store's (I11)  if not, nothing is settled: "not found" in
 //!                                                   another tier proves nothing
 //! 6 settle the group: one batch (I5)                a blob that a late write may still create is
-//!                                                   deleted twice, a grace time apart
+//!                                                   deleted twice, a grace time apart; another
+//!                                                   member has settled one of them: all begin again
 //! ```
 //!
 //! The blob tier is also checked before the first deletion. A deletion that hangs blocks no other

@@ -9,15 +9,18 @@
 //! were removed costs a walk over all of them until fjall compacts the table. The index decides. An
 //! entry of the backlog that the index lacks is forgotten, and a batch of unknown outcome causes a
 //! scan.
+//!
+//! On a shared index the backlog names the changes and orphans that this member has committed or
+//! scanned. An orphan is due only after the grace time for readers of other members (I8).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::records::{Change, Orphan};
-use cenotaph_storage::{OperationId, RevisionId, Timestamp};
+use cenotaph_storage::{Env, OperationId, RevisionId, Timestamp};
 
 /// Maximum number of orphans in memory, about 150 bytes each. A scan finds the others once these
 /// are settled.
@@ -32,6 +35,15 @@ const NEVER: Timestamp = Timestamp::from_millis(u64::MAX);
 pub(crate) struct Backlog {
     state: Mutex<State>,
     orphans_max: usize,
+    /// Time for which an orphan is kept after it was first seen; `None` on an index with a single
+    /// owner, whose readers are known.
+    grace: Option<Grace>,
+}
+
+/// Time for which readers of other members may have an orphan open.
+struct Grace {
+    env: Env,
+    time: Duration,
 }
 
 struct State {
@@ -39,6 +51,9 @@ struct State {
     /// way. The time is `None` if the entry is damaged.
     changes: BTreeMap<OperationId, Option<Timestamp>>,
     orphans: BTreeMap<RevisionId, Queued>,
+    /// Orphans in their grace time, in the order in which they were first seen. Those that were settled
+    /// meanwhile remain until their time is over.
+    fresh: VecDeque<(Duration, RevisionId)>,
     /// Orphans that no pass has taken, by due time.
     due: BTreeSet<(Timestamp, RevisionId)>,
     /// Orphans that the pass under way has taken.
@@ -74,6 +89,8 @@ impl RequestedScans {
 struct Queued {
     since: Timestamp,
     not_before: Timestamp,
+    /// Monotonic time until which the orphan is in its grace time, if it is.
+    kept_until: Option<Duration>,
 }
 
 /// Changes and orphans that a batch puts or removes.
@@ -131,9 +148,11 @@ impl Queued {
             Self {
                 since: NEVER,
                 not_before: ALWAYS,
+                kept_until: None,
             },
             |orphan| Self {
                 since: orphan.since,
+                kept_until: None,
                 // An orphan that never had to wait is due at any time, even after the clock was set
                 // back.
                 not_before: if orphan.not_before <= orphan.since {
@@ -153,10 +172,20 @@ impl Default for Backlog {
 }
 
 impl Backlog {
+    /// Creates the backlog of a member of a shared index. An orphan is due no earlier than `time` after
+    /// this member has first seen it.
+    pub(crate) fn shared(env: Env, time: Duration) -> Self {
+        Self {
+            grace: Some(Grace { env, time }),
+            ..Self::default()
+        }
+    }
+
     fn with_orphans_max(orphans_max: usize) -> Self {
         let state = State {
             changes: BTreeMap::new(),
             orphans: BTreeMap::new(),
+            fresh: VecDeque::new(),
             due: BTreeSet::new(),
             taken: BTreeSet::new(),
             scan_changes: RequestedScans::FIRST,
@@ -166,7 +195,14 @@ impl Backlog {
         Self {
             state: Mutex::new(state),
             orphans_max,
+            grace: None,
         }
+    }
+
+    /// Returns the end of the grace time of an orphan that is first seen now.
+    fn kept_until(&self) -> Option<Duration> {
+        let grace = self.grace.as_ref()?;
+        Some(grace.env.monotonic().saturating_add(grace.time))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -178,6 +214,7 @@ impl Backlog {
         if update.changes.is_empty() && update.orphans.is_empty() {
             return;
         }
+        let kept_until = self.kept_until();
         let mut state = self.state();
         for (id, recorded) in &update.changes {
             match recorded {
@@ -187,7 +224,7 @@ impl Backlog {
         }
         for (id, queued) in &update.orphans {
             match queued {
-                Some(queued) => state.queue(*id, *queued, self.orphans_max),
+                Some(queued) => state.queue(*id, *queued, kept_until, self.orphans_max),
                 None => state.forget(*id),
             }
         }
@@ -279,7 +316,19 @@ impl Backlog {
     /// Notes an orphan that a scan found.
     pub(crate) fn found_orphan(&self, id: RevisionId, value: &Bytes) {
         let queued = Queued::read(value);
-        self.state().queue(id, queued, self.orphans_max);
+        let kept_until = self.kept_until();
+        self.state().queue(id, queued, kept_until, self.orphans_max);
+    }
+
+    /// Keeps an orphan that a reader of another member holds for another grace time.
+    pub(crate) fn keep_orphan(&self, id: RevisionId) {
+        let kept_until = self.kept_until();
+        self.state().keep(id, kept_until);
+    }
+
+    /// Requests a scan by the next pass of the sweeper.
+    pub(crate) fn request_scan_of_orphans(&self) {
+        self.state().scan_orphans.requested += 1;
     }
 
     /// Forgets an orphan that the index lacks.
@@ -290,6 +339,9 @@ impl Backlog {
     /// Takes an orphan that is due at `now`, or would wait longer than `longest`.
     pub(crate) fn take_due(&self, now: Timestamp, longest: Duration) -> Option<RevisionId> {
         let mut state = self.state();
+        if let Some(grace) = &self.grace {
+            state.end_grace(grace.env.monotonic());
+        }
         // An orphan that would wait longer than any orphan may shows that the clock was set back.
         let is_due = |(moment, _): &&(Timestamp, RevisionId)| *moment <= now;
         let is_far = |(moment, _): &&(Timestamp, RevisionId)| *moment > now.after(longest);
@@ -306,7 +358,14 @@ impl Backlog {
 
     /// Returns the due time of the next orphan that no pass has taken.
     pub(crate) fn next_due(&self) -> Option<Timestamp> {
-        self.state().due.first().map(|(moment, _)| *moment)
+        let state = self.state();
+        let due = state.due.first().map(|(moment, _)| *moment);
+        let kept = self.grace.as_ref().and_then(|grace| {
+            let (until, _) = state.fresh.front()?;
+            let rest = until.saturating_sub(grace.env.monotonic());
+            Some(grace.env.steady_now().after(rest))
+        });
+        due.into_iter().chain(kept).min()
     }
 
     /// Returns the number of orphans in memory.
@@ -354,7 +413,15 @@ impl Backlog {
 }
 
 impl State {
-    fn queue(&mut self, id: RevisionId, queued: Queued, orphans_max: usize) {
+    fn queue(
+        &mut self,
+        id: RevisionId,
+        queued: Queued,
+        kept_until: Option<Duration>,
+        orphans_max: usize,
+    ) {
+        // An orphan that is known has its grace time behind it, or is in it.
+        let known = self.orphans.get(&id).map(|known| known.kept_until);
         self.forget(id);
         // The orphan stays in the index, where a later scan finds it.
         if self.orphans.len() >= orphans_max {
@@ -362,11 +429,59 @@ impl State {
             return;
         }
         self.orphans.insert(id, queued);
-        self.due.insert((queued.not_before, id));
+        match known {
+            Some(None) => drop(self.due.insert((queued.not_before, id))),
+            Some(kept_until) => self.set_kept(id, kept_until),
+            None => self.keep(id, kept_until),
+        }
+    }
+
+    /// Begins the grace time of a known orphan, or makes it due if there is none.
+    fn keep(&mut self, id: RevisionId, kept_until: Option<Duration>) {
+        let Some(queued) = self.orphans.get(&id) else {
+            return;
+        };
+        match kept_until {
+            Some(until) => {
+                self.taken.remove(&id);
+                self.fresh.push_back((until, id));
+                self.set_kept(id, kept_until);
+            }
+            None => drop(self.due.insert((queued.not_before, id))),
+        }
+    }
+
+    fn set_kept(&mut self, id: RevisionId, kept_until: Option<Duration>) {
+        if let Some(queued) = self.orphans.get_mut(&id) {
+            queued.kept_until = kept_until;
+        }
+    }
+
+    /// Makes the orphans due whose grace time is over.
+    fn end_grace(&mut self, now: Duration) {
+        while let Some((until, id)) = self
+            .fresh
+            .front()
+            .copied()
+            .filter(|(until, _)| *until <= now)
+        {
+            self.fresh.pop_front();
+            let Some(queued) = self.orphans.get_mut(&id) else {
+                continue;
+            };
+            if queued.kept_until == Some(until) {
+                queued.kept_until = None;
+                self.due.insert((queued.not_before, id));
+            }
+        }
     }
 
     fn put_back(&mut self, id: RevisionId) {
-        if let Some(queued) = self.orphans.get(&id) {
+        if let Some(queued) = self
+            .orphans
+            .get(&id)
+            .filter(|queued| queued.kept_until.is_none())
+        {
             self.due.insert((queued.not_before, id));
         }
     }

@@ -22,7 +22,22 @@ use crate::runtime::reply::{Caller, ReplyCallback};
 use crate::runtime::shard_lock::ShardLock;
 use crate::runtime::timer::TimerToken;
 
-/// A message to a shard.
+/// A message to a shard, with the number of plans that were made for it before (`shard/again.rs`).
+pub(crate) struct ShardRequest {
+    pub(crate) message: ShardMessage,
+    pub(crate) attempt: u32,
+}
+
+impl From<ShardMessage> for ShardRequest {
+    fn from(message: ShardMessage) -> Self {
+        Self {
+            message,
+            attempt: 0,
+        }
+    }
+}
+
+/// Work for a shard.
 pub(crate) enum ShardMessage {
     /// Decides this swap and commits its plan.
     Swap {

@@ -8,6 +8,7 @@ use cenotaph_storage::blobs::BlobTiers;
 use cenotaph_storage::decide::{FallbackAnswer, Swap, SwapReply};
 use cenotaph_storage::index::{Batch, CommitError, Index, UnreadableRange};
 use cenotaph_storage::{Env, Epoch, Error, ErrorKind, ObjectId, Pins, Result, Timestamp};
+use tokio::sync::oneshot;
 
 use crate::admission::permits::{Admission, Permit};
 use crate::context::backlog::{Backlog, BacklogUpdate};
@@ -15,7 +16,9 @@ use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::fallback::FallbackOptions;
 use crate::context::idle_refresh::IdleRefreshes;
-use crate::context::messages::{ExpirerMessage, PrunerMessage, ShardMessage, SweeperMessage};
+use crate::context::messages::{
+    ExpirerMessage, PrunerMessage, RecoveryMessage, ShardMessage, SweeperMessage,
+};
 use crate::context::registry::{ActorRegistry, ActorSlot};
 use crate::context::stored_base::StoredBase;
 use crate::limits::Limits;
@@ -29,10 +32,14 @@ pub(crate) mod conflict_queue;
 pub(crate) mod expiry_cursor;
 pub(crate) mod fallback;
 pub(crate) mod idle_refresh;
+pub(crate) mod members;
 pub(crate) mod messages;
 pub(crate) mod post_commit;
 pub(crate) mod registry;
 pub(crate) mod stored_base;
+
+/// Bytes that the longest key of an object has besides the encoded id: the deadline of an upload to it.
+const KEY_OVERHEAD: usize = 64;
 
 /// Context shared by all actors of an engine. Cheap to clone.
 pub(crate) type SharedContext = Arc<Context>;
@@ -103,14 +110,28 @@ impl Context {
         );
     }
 
+    /// Wakes recovery because changes of dead owners may exist.
+    pub(crate) fn wake_recovery(&self) {
+        wake(
+            &self.recovery_requested,
+            &self.registry.recovery,
+            RecoveryMessage::Wake,
+        );
+    }
+
+    /// Wakes the expirer.
+    pub(crate) fn wake_expirer(&self) {
+        wake(
+            &self.expiry_requested,
+            &self.registry.expirer,
+            ExpirerMessage::Wake,
+        );
+    }
+
     /// Notes a durable deadline, and wakes the expirer if its next pass would be too late for it.
     pub(crate) fn is_due(&self, deadline: Timestamp) {
         if self.expiry_cursor.is_due(deadline) {
-            wake(
-                &self.expiry_requested,
-                &self.registry.expirer,
-                ExpirerMessage::Wake,
-            );
+            self.wake_expirer();
         }
     }
 
@@ -169,7 +190,18 @@ impl Context {
         durable: impl FnOnce() + Send + 'static,
         keep_alive: impl Send + 'static,
     ) -> Result<()> {
-        let (reply, answer) = reply();
+        let outcome = self.try_commit(batch, durable, keep_alive).await;
+        outcome.map_err(CommitError::into_error)
+    }
+
+    /// As [`commit_then`](Self::commit_then), and returns the outcome as the index reports it.
+    pub(crate) async fn try_commit(
+        &self,
+        batch: Batch,
+        durable: impl FnOnce() + Send + 'static,
+        keep_alive: impl Send + 'static,
+    ) -> Result<(), CommitError> {
+        let (sender, answer) = oneshot::channel();
         let backlog = Arc::clone(&self.backlog);
         let update = BacklogUpdate::of(&batch);
         self.index.submit(
@@ -185,16 +217,18 @@ impl Context {
                     // Nothing was written, so the backlog is still exact.
                     Err(CommitError::NotStarted(_) | CommitError::Changed) => {}
                 }
-                reply(outcome.map_err(CommitError::into_error));
+                // The send fails if the caller has dropped the future.
+                drop(sender.send(outcome));
                 drop(keep_alive);
             }),
         );
-        let outcome = answer.await.unwrap_or_else(|| {
-            Err(Error::new(
+        let outcome = answer.await.unwrap_or_else(|_| {
+            let message = "the index dropped a completion";
+            Err(CommitError::Unknown(Error::new(
                 ErrorKind::Indeterminate,
                 "commit",
-                "the index dropped a completion",
-            ))
+                message,
+            )))
         });
         if outcome.is_err() {
             self.fail_if_poisoned();
@@ -228,15 +262,17 @@ impl Context {
     ///
     /// # Errors
     /// [`ErrorKind::Unavailable`] after [`deliveries_max`](Limits::deliveries_max) repeated
-    /// deliveries; otherwise the error of the reply.
+    /// deliveries; [`ErrorKind::Invalid`] as [`check_id`](Self::check_id); otherwise the error of the
+    /// reply.
     pub(crate) async fn deliver<T: Send + 'static>(
         &self,
         id: &ObjectId,
         message: impl Fn(ReplyCallback<T>) -> ShardMessage,
     ) -> Result<T> {
+        self.check_id(id)?;
         for attempt in 0..=self.limits.deliveries_max {
             let (reply, answer) = reply();
-            self.registry.shard(id).send(message(reply));
+            self.registry.shard(id).send(message(reply).into());
             if let Some(answer) = answer.await {
                 return answer.map_err(|error| error.with_id(id));
             }
@@ -250,6 +286,21 @@ impl Context {
             "the shard is not running; nothing was committed",
         )
         .with_id(id))
+    }
+
+    /// Checks that the index can store all keys of an object.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if its id is too long for a shared index.
+    pub(crate) fn check_id(&self, id: &ObjectId) -> Result<()> {
+        let most = self.index.key_bytes_max().saturating_sub(KEY_OVERHEAD);
+        let bytes = id.encoded().len();
+        if bytes <= most {
+            return Ok(());
+        }
+        let message =
+            format!("the object id is too long for this index: encoded bytes={bytes} most={most}");
+        Err(Error::new(ErrorKind::Invalid, "write", message).with_id(id))
     }
 
     /// Waits for the restart of a dead actor, longer with each attempt.

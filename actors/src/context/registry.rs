@@ -10,7 +10,7 @@ use ractor::{ActorCell, ActorRef, Message};
 use serde::{Deserialize, Serialize};
 
 use crate::context::messages::{
-    ExpirerMessage, PrunerMessage, RecoveryMessage, ShardMessage, SweeperMessage, UploadsMessage,
+    ExpirerMessage, PrunerMessage, RecoveryMessage, ShardRequest, SweeperMessage, UploadsMessage,
 };
 
 /// Kind of an actor.
@@ -69,7 +69,7 @@ impl<M: Message> ActorSlot<M> {
 
 /// The slots of all actors of an engine.
 pub(crate) struct ActorRegistry {
-    pub(crate) shards: Vec<ActorSlot<ShardMessage>>,
+    pub(crate) shards: Vec<ActorSlot<ShardRequest>>,
     pub(crate) uploads: ActorSlot<UploadsMessage>,
     pub(crate) recovery: ActorSlot<RecoveryMessage>,
     pub(crate) sweeper: ActorSlot<SweeperMessage>,
@@ -124,7 +124,7 @@ impl ActorRegistry {
     }
 
     /// Returns the slot of the shard that decides for this object.
-    pub(crate) fn shard(&self, id: &ObjectId) -> &ActorSlot<ShardMessage> {
+    pub(crate) fn shard(&self, id: &ObjectId) -> &ActorSlot<ShardRequest> {
         &self.shards[self.shard_number(id)]
     }
 

@@ -14,13 +14,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cenotaph_storage::decide::{ReadValue, unreached};
+use cenotaph_storage::decide::{ReadSet, ReadValue, unreached};
 use cenotaph_storage::index::{Batch, CommitError, Index, Table};
 use cenotaph_storage::records::{BASE_VERSION_KEY, BaseVersion};
 use cenotaph_storage::{Error, ErrorKind, Result, Timestamp, Version};
 
+use tokio::sync::oneshot;
+
 use crate::context::Context;
-use crate::runtime::reply::reply;
 
 /// The base version of the store.
 #[derive(Default)]
@@ -49,27 +50,42 @@ impl StoredBase {
     /// [`UnknownFormat`](ErrorKind::UnknownFormat) if a later build wrote the entry, and the errors
     /// of reading the index. A damaged entry is not an error.
     pub(crate) async fn load(index: &dyn Index, now: Timestamp) -> Result<Self> {
+        let state = Self::stored(index, now).await?;
+        Ok(Self(Mutex::new(state)))
+    }
+
+    /// Reads the base version again, after another member may have raised it. A decision that rests on
+    /// a version that has become old does not commit.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) async fn reload(&self, context: &Context) -> Result<()> {
+        let state = Self::stored(&*context.index, context.env.steady_now()).await?;
+        *self.state() = state;
+        Ok(())
+    }
+
+    async fn stored(index: &dyn Index, now: Timestamp) -> Result<State> {
         let read = index.get(Table::Meta, BASE_VERSION_KEY).await;
         let decoded = read.and_then(|value| value.as_ref().map(BaseVersion::decode).transpose());
-        let state = match decoded {
-            Ok(base) => State {
+        match decoded {
+            Ok(base) => Ok(State {
                 base,
                 is_damaged: false,
-            },
+            }),
             Err(error) if error.kind() == ErrorKind::Corrupt => {
                 tracing::error!(
                     %error,
                     "the base version can't be read: new objects start at a version that was never \
                      reached; a scrub with repairs stores it again"
                 );
-                State {
+                Ok(State {
                     base: Some(BaseVersion::first(now).raised(unreached(now))),
                     is_damaged: true,
-                }
+                })
             }
-            Err(error) => return Err(error),
-        };
-        Ok(Self(Mutex::new(state)))
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the version behind which a new object starts, and the value that a read of the entry
@@ -123,26 +139,47 @@ impl LockedBase<'_> {
 
 impl Context {
     /// Stores the base version as it is in memory, and returns it once it is durable.
+    ///
+    /// # Errors
+    /// [`Overloaded`](ErrorKind::Overloaded) if other members raise it all the time; otherwise the
+    /// errors of the commit.
     pub(crate) async fn store_base(&self) -> Result<BaseVersion> {
-        let (reply, answer) = reply();
+        for _ in 0..=self.limits.members.attempts_max {
+            match self.try_store_base().await {
+                Ok(base) => return Ok(base),
+                // Another member has stored a base version, which may be higher.
+                Err(CommitError::Changed) => self.base.reload(self).await?,
+                Err(error) => {
+                    self.fail_if_poisoned();
+                    return Err(error.into_error());
+                }
+            }
+        }
+        let message = "other members change the base version all the time";
+        Err(Error::new(ErrorKind::Overloaded, "commit", message))
+    }
+
+    async fn try_store_base(&self) -> Result<BaseVersion, CommitError> {
+        let (sender, answer) = oneshot::channel();
         {
             let mut locked = self.base.lock();
+            let mut reads = ReadSet::default();
+            reads.note(Table::Meta, BASE_VERSION_KEY, locked.value());
             let base = locked.get(self.env.steady_now());
             locked.set(base);
             let mut batch = Batch::new();
             batch.put(Table::Meta, BASE_VERSION_KEY, base.encode());
+            batch.require_all(reads.into_conditions());
+            // The send fails if the caller has dropped the future.
             let completion = move |outcome: Result<(), CommitError>| {
-                reply(outcome.map(|()| base).map_err(CommitError::into_error));
+                drop(sender.send(outcome.map(|()| base)));
             };
             self.index.submit(batch, Box::new(completion));
         }
-        let stored = answer.await.unwrap_or_else(|| {
+        answer.await.unwrap_or_else(|_| {
             let message = "the index dropped a completion";
-            Err(Error::new(ErrorKind::Indeterminate, "commit", message))
-        });
-        if stored.is_err() {
-            self.fail_if_poisoned();
-        }
-        stored
+            let error = Error::new(ErrorKind::Indeterminate, "commit", message);
+            Err(CommitError::Unknown(error))
+        })
     }
 }

@@ -5,7 +5,7 @@
 //! 2 lock the objects of each shard, in the order of shard numbers   lost request: release, retry
 //! 3 decide everything on the states of all objects (pure)           one conflict: nothing happens
 //! 4 submit one batch under all locks at once                        a shard has died: retry
-//! 5 the completion answers the caller (I10), the locks end
+//! 5 the completion answers the caller (I10), the locks end   another member has changed an object: 2
 //! ```
 //!
 //! Guards I3: one batch, decided while no other decision about these objects can be made. All
@@ -18,6 +18,7 @@ use cenotaph_storage::decide::{
     Deleted, Effect, FallbackAnswer, Mutation, Plan, Precondition, PutResult, ReadSet, Rename,
     RowState, Swap, SwapReply, SwapView,
 };
+use cenotaph_storage::index::CommitError;
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, SyncPoint};
 use tokio::sync::oneshot;
 
@@ -28,7 +29,7 @@ use crate::context::{Context, SharedContext};
 use crate::handle::Tiered;
 use crate::runtime::reply::{ReplyCallback, reply};
 use crate::runtime::shard_lock::{self, ShardLock};
-use crate::shard::{completion, guarded};
+use crate::shard::{completion, guarded, pause, too_often};
 
 /// Result of a write of an atomic batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +103,7 @@ impl Tiered {
         &self,
         mut objects: Vec<ObjectId>,
         permit: Permit,
-        decide: impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T> + Send + 'static,
+        decide: impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T> + Send + Sync + 'static,
     ) -> Result<T> {
         // Sorted, so that duplicates are neighbours.
         objects.sort_unstable();
@@ -110,17 +111,16 @@ impl Tiered {
             let message = "an object occurs twice in an atomic batch";
             return Err(Error::new(ErrorKind::Invalid, "batch", message).with_id(&twice[0]));
         }
+        for object in &objects {
+            self.context().check_id(object)?;
+        }
         let (reply, answer) = reply();
         let context = Arc::clone(self.context());
         // A caller that stops polling its future must not hold locks.
         self.context().env.spawn(async move {
-            CrossShardCommit {
-                context,
-                objects,
-                permit,
-            }
-            .run(decide, reply)
-            .await;
+            CrossShardCommit { context, objects }
+                .run(decide, Waiting { reply, permit })
+                .await;
         });
         answer.await.unwrap_or_else(|| {
             Err(Error::new(
@@ -136,7 +136,20 @@ impl Tiered {
 struct CrossShardCommit {
     context: SharedContext,
     objects: Vec<ObjectId>,
+}
+
+/// The caller of a commit, with its permit.
+struct Waiting<T> {
+    reply: ReplyCallback<T>,
     permit: Permit,
+}
+
+impl<T> Waiting<T> {
+    fn answer(self, answer: Result<T>) {
+        // Before the reply: a caller that receives it may send its next request at once.
+        drop(self.permit);
+        (self.reply)(answer);
+    }
 }
 
 impl CrossShardCommit {
@@ -144,39 +157,81 @@ impl CrossShardCommit {
     async fn run<T: Send + 'static>(
         self,
         decide: impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T>,
-        reply: ReplyCallback<T>,
+        mut waiting: Waiting<T>,
     ) {
-        let mut reply = Some(reply);
-        for attempt in 0..=self.context.limits.deliveries_max {
-            match self.lock_all().await {
-                Ok(Some(locked)) => {
-                    self.context.env.pass(SyncPoint::AtomicBeforeDecide).await;
-                    let plan = decide(&locked.row_states(), &self.context);
-                    let plan = plan.based_on(locked.reads());
-                    // Nothing to commit: dropping the locks releases the objects.
-                    if plan.effect == Effect::Known {
-                        return answer(reply, plan.reply);
-                    }
-                    // Before the commit: later decisions may rest on it.
-                    if let Err(error) = self.context.admit(&plan.batch) {
-                        return answer(reply, Err(error));
-                    }
-                    reply = self.commit(locked, plan, reply);
-                    if reply.is_none() {
-                        return self.context.env.pass(SyncPoint::AtomicAfterSubmit).await;
-                    }
+        let mut deliveries = 0;
+        let mut decisions = 0;
+        loop {
+            let attempt = self.attempt(&decide, waiting).await;
+            let limits = &self.context.limits;
+            waiting = match attempt {
+                Attempt::Answered => return,
+                Attempt::Lost(waiting) if deliveries >= limits.deliveries_max => {
+                    let message = "a shard is not running; nothing was committed";
+                    return waiting.answer(Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "batch",
+                        message,
+                    )));
                 }
-                Ok(None) => {}
-                Err(error) => return answer(reply, Err(error)),
-            }
-            if let Err(error) = self.context.health.check_failed("batch") {
-                return answer(reply, Err(error));
-            }
-            self.context.back_off(attempt).await;
+                Attempt::Lost(waiting) => {
+                    if let Err(error) = self.context.health.check_failed("batch") {
+                        return waiting.answer(Err(error));
+                    }
+                    self.context.back_off(deliveries).await;
+                    deliveries += 1;
+                    waiting
+                }
+                Attempt::Changed(waiting) if decisions >= limits.members.attempts_max => {
+                    return waiting.answer(Err(too_often(decisions)));
+                }
+                Attempt::Changed(waiting) => {
+                    if let Some(pause) = pause(&self.context, decisions) {
+                        self.context.env.sleep(pause).await;
+                    }
+                    if let Err(error) = self.context.base.reload(&self.context).await {
+                        return waiting.answer(Err(error));
+                    }
+                    decisions += 1;
+                    waiting
+                }
+            };
         }
-        let message = "a shard is not running; nothing was committed";
-        let error = Error::new(ErrorKind::Unavailable, "batch", message);
-        answer(reply, Err(error));
+    }
+
+    /// Locks, decides and submits once.
+    async fn attempt<T: Send + 'static>(
+        &self,
+        decide: &impl Fn(&BTreeMap<ObjectId, RowState>, &Context) -> Plan<T>,
+        waiting: Waiting<T>,
+    ) -> Attempt<T> {
+        let locked = match self.lock_all().await {
+            Ok(Some(locked)) => locked,
+            Ok(None) => return Attempt::Lost(waiting),
+            Err(error) => return answered(waiting, Err(error)),
+        };
+        self.context.env.pass(SyncPoint::AtomicBeforeDecide).await;
+        let plan = decide(&locked.row_states(), &self.context);
+        let plan = plan.based_on(locked.reads());
+        // Nothing to commit: dropping the locks releases the objects.
+        if plan.effect == Effect::Known {
+            return answered(waiting, plan.reply);
+        }
+        // Before the commit: later decisions may rest on it.
+        if let Err(error) = self.context.admit(&plan.batch) {
+            return answered(waiting, Err(error));
+        }
+        match self.commit(locked, plan, waiting) {
+            Err(waiting) => Attempt::Lost(waiting),
+            Ok(changed) => {
+                self.context.env.pass(SyncPoint::AtomicAfterSubmit).await;
+                // Ends with the completion. Nobody else changes an index with a single owner.
+                match changed.await {
+                    Ok(waiting) => Attempt::Changed(waiting),
+                    Err(_) => Attempt::Answered,
+                }
+            }
+        }
     }
 
     /// Locks all objects, shard by shard. Returns `None` if a request was lost.
@@ -195,10 +250,11 @@ impl CrossShardCommit {
         };
         for (shard, objects) in by_shard {
             let (granted, grant) = oneshot::channel();
-            self.context.registry.shards[shard].send(ShardMessage::Lock {
+            let lock = ShardMessage::Lock {
                 objects: objects.clone(),
                 granted,
-            });
+            };
+            self.context.registry.shards[shard].send(lock.into());
             // The shard died with the request. The locks taken so far are released by their drop.
             let Ok(lock) = grant.await else {
                 return Ok(None);
@@ -209,13 +265,14 @@ impl CrossShardCommit {
         Ok(Some(locked))
     }
 
-    /// Submits the plan under all locks. Returns the reply if a lock is void.
+    /// Submits the plan under all locks. Returns the caller if a lock is void, otherwise a channel that
+    /// returns the caller if another member has changed the objects.
     fn commit<T: Send + 'static>(
         &self,
         locked: LockedObjects,
         mut plan: Plan<T>,
-        mut reply: Option<ReplyCallback<T>>,
-    ) -> Option<ReplyCallback<T>> {
+        waiting: Waiting<T>,
+    ) -> Result<oneshot::Receiver<Waiting<T>>, Waiting<T>> {
         let LockedObjects { locks, objects } = locked;
         let rows: BTreeMap<ObjectId, RowState> = plan.rows.into_iter().collect();
         let next = objects.into_iter().map(|objects| {
@@ -229,22 +286,53 @@ impl CrossShardCommit {
             .iter()
             .map(|lock| (lock.ticket, lock.durable.clone()))
             .collect();
+        let (give_back, changed) = oneshot::channel();
+        let mut waiting = Some(waiting);
         // No `.await` here: the locks' states are held until the batch is submitted.
         shard_lock::commit(&locks, next.collect(), || {
-            let Some(reply) = reply.take() else { return };
+            let Some(waiting) = waiting.take() else {
+                return;
+            };
             self.context.count(plan.event);
-            let reply = guarded(plan.effect, reply);
             let after = PostCommit::of(&plan.batch);
-            // The permit is held until the batch is durable, not until the task ends.
-            let permit = Some(self.permit.clone());
-            let completion = completion(&self.context, after, reached, permit, move |committed| {
-                reply(committed.and(plan.reply));
-            });
+            let answer = move |outcome| {
+                let waiting = match outcome {
+                    // If the task has ended, nobody decides again, and the caller is told so.
+                    Err(CommitError::Changed) => match give_back.send(waiting) {
+                        Ok(()) => return,
+                        Err(waiting) => waiting,
+                    },
+                    Ok(()) | Err(_) => waiting,
+                };
+                let Waiting { reply, permit } = waiting;
+                let reply = guarded(plan.effect, reply);
+                let committed = outcome.map_err(CommitError::into_error);
+                Waiting { reply, permit }.answer(committed.and(plan.reply));
+            };
+            let completion = completion(&self.context, after, reached, None, answer);
             plan.batch.require_all(plan.reads.into_conditions());
             self.context.index.submit(plan.batch, completion);
         });
-        reply
+        match waiting {
+            Some(waiting) => Err(waiting),
+            None => Ok(changed),
+        }
     }
+}
+
+/// End of an attempt.
+enum Attempt<T> {
+    /// The caller has been answered, or the completion answers it.
+    Answered,
+    /// A shard has died, and nothing was submitted.
+    Lost(Waiting<T>),
+    /// Another member has changed an object, and nothing was committed.
+    Changed(Waiting<T>),
+}
+
+fn answered<T>(waiting: Waiting<T>, answer: Result<T>) -> Attempt<T> {
+    waiting.answer(answer);
+    Attempt::Answered
 }
 
 /// The locked objects of a commit.
@@ -275,12 +363,6 @@ impl LockedObjects {
             .zip(&self.objects)
             .flat_map(of_one)
             .collect()
-    }
-}
-
-fn answer<T>(reply: Option<ReplyCallback<T>>, answer: Result<T>) {
-    if let Some(reply) = reply {
-        reply(answer);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::runtime::reply::{ReplyCallback, reply};
 
 pub(crate) mod adoption;
 pub(crate) mod atomic;
+pub(crate) mod membership;
 pub(crate) mod migration;
 pub(crate) mod multipart;
 pub(crate) mod relocation;
@@ -35,6 +36,8 @@ pub struct Tiered {
     closed: OnceCell<()>,
     /// Dropped with this handle, which ends the housekeeping task.
     _housekeeping: Option<oneshot::Sender<()>>,
+    /// The same for the task of a member of a shared index.
+    _membership: Option<oneshot::Sender<()>>,
 }
 
 impl Tiered {

@@ -21,6 +21,7 @@ use crate::context::registry::ActorRegistry;
 use crate::context::stored_base::StoredBase;
 use crate::context::{Context, EventCounters, SharedContext, wake};
 use crate::handle::Tiered;
+use crate::handle::membership::spawn_member_task;
 use crate::handle::supervisor::Supervisor;
 use crate::limits::Limits;
 use crate::runtime::health::Health;
@@ -60,6 +61,10 @@ impl Tiered {
         let mut context = context(options, Health::default());
         context.base = base;
         let context = Arc::new(context);
+        // Members that create objects then share the entry. Requiring its absence excludes them.
+        if context.index.is_shared() && context.base.get().is_none() {
+            context.store_base().await?;
+        }
         let supervisor = Supervisor {
             context: Arc::clone(&context),
         };
@@ -76,6 +81,7 @@ impl Tiered {
         });
         let tiered = Self {
             _housekeeping: Some(spawn_housekeeping(&context)),
+            _membership: spawn_member_task(&context),
             context,
             supervisor: Some(supervisor),
             closed: OnceCell::new(),
@@ -94,6 +100,7 @@ impl Tiered {
             supervisor: None,
             closed: OnceCell::new(),
             _housekeeping: None,
+            _membership: None,
         }
     }
 
@@ -161,7 +168,11 @@ fn context(options: StartOptions, health: Health) -> Context {
     } = options;
     let registry = Arc::new(ActorRegistry::new(limits.shards));
     let recovery_requested = Arc::new(AtomicBool::new(false));
-    let backlog = Arc::new(Backlog::default());
+    let backlog = Arc::new(if index.is_shared() {
+        Backlog::shared(env.clone(), limits.members.reader_grace)
+    } else {
+        Backlog::default()
+    });
     let live_writes = {
         let registry = Arc::clone(&registry);
         let requested = Arc::clone(&recovery_requested);

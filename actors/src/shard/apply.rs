@@ -6,6 +6,7 @@
 //!          3 count the event
 //!          4 submit the batch; the shard continues with its next message
 //!          5 durable: trim the pending writes, wake sweeper and expirer, reply
+//!            changed by another member: decide again (`again.rs`)
 //! ```
 //!
 //! Guards I3 (the pending writes are exactly those of submitted batches), I7 (a reply that depends
@@ -26,6 +27,7 @@ use crate::context::{Context, SharedContext};
 use crate::runtime::reply::ReplyCallback;
 use crate::runtime::ticket::{Durable, Ticket};
 use crate::shard::Shard;
+use crate::shard::again::Again;
 use crate::shard::pending_writes::PendingWrites;
 
 impl Shard {
@@ -37,10 +39,10 @@ impl Shard {
         pending: &mut PendingWrites,
         planned: Result<Plan<T>>,
         permit: Option<Permit>,
-        reply: ReplyCallback<T>,
+        (reply, again): (ReplyCallback<T>, Option<Again<T>>),
     ) {
         match planned {
-            Ok(plan) => self.apply(pending, plan, permit, reply),
+            Ok(plan) => self.apply(pending, plan, permit, (reply, again)),
             Err(error) => reply(Err(error)),
         }
     }
@@ -50,7 +52,7 @@ impl Shard {
         pending: &mut PendingWrites,
         mut plan: Plan<T>,
         permit: Option<Permit>,
-        reply: ReplyCallback<T>,
+        (reply, again): (ReplyCallback<T>, Option<Again<T>>),
     ) {
         if plan.effect == Effect::Known {
             // No write, no dependency on pending state: the reply need not wait.
@@ -72,10 +74,15 @@ impl Shard {
         self.context.count(plan.event);
         let after = PostCommit::of(&plan.batch);
         let reached = vec![(ticket, pending.durable())];
-        let reply = guarded(plan.effect, reply);
-        let completion = completion(&self.context, after, reached, permit, move |committed| {
-            reply(committed.and(plan.reply));
-        });
+        let context = Arc::clone(&self.context);
+        let answer = move |outcome| match (outcome, again) {
+            (Err(CommitError::Changed), Some(again)) => again.send(&context, reply),
+            (outcome, _) => {
+                let committed = outcome.map_err(CommitError::into_error);
+                guarded(plan.effect, reply)(committed.and(plan.reply));
+            }
+        };
+        let completion = completion(&self.context, after, reached, permit, answer);
         plan.batch.require_all(plan.reads.into_conditions());
         self.context.index.submit(plan.batch, completion);
     }
@@ -87,24 +94,26 @@ pub(crate) fn completion(
     after: PostCommit,
     reached: Vec<(Ticket, Durable)>,
     permit: Option<Permit>,
-    reply: impl FnOnce(Result<()>) + Send + 'static,
+    answer: impl FnOnce(Result<(), CommitError>) + Send + 'static,
 ) -> Completion {
     let context = Arc::clone(context);
     Box::new(move |outcome| {
-        match &outcome {
-            Ok(()) => {
-                for (ticket, durable) in &reached {
-                    durable.reached(*ticket);
-                }
-                after.notify(&context);
+        // Completions fire in order, so that all batches up to this one have ended: the index now
+        // shows what they have left, which a decision must use after `Changed`, too.
+        if matches!(outcome, Ok(()) | Err(CommitError::Changed)) {
+            for (ticket, durable) in &reached {
+                durable.reached(*ticket);
             }
-            // The pending writes of this batch never become durable: the index has failed, and no
-            // further decision is made on them.
+        }
+        match &outcome {
+            Ok(()) => after.notify(&context),
+            // After other failures, the pending writes of this batch never become durable: the index
+            // has failed, and no further decision is made on them.
             Err(error) => after.failed(&context, error),
         }
         // Before the reply: a caller that receives it may send its next request at once.
         drop(permit);
-        reply(outcome.map_err(CommitError::into_error));
+        answer(outcome);
     })
 }
 

@@ -15,11 +15,14 @@ use cenotaph_storage::{ObjectId, OperationId, Result, SyncPoint, tamper};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 
+use crate::admission::permits::Permit;
 use crate::context::SharedContext;
-use crate::context::messages::ShardMessage;
+use crate::context::messages::{ShardMessage, ShardRequest};
+use crate::runtime::reply::ReplyCallback;
 use crate::runtime::shard_lock::ShardLock;
 use crate::shard::pending_writes::PendingWrites;
 
+mod again;
 mod apply;
 pub(crate) mod pending_writes;
 mod prune;
@@ -27,6 +30,7 @@ mod reader;
 mod repair;
 mod upload_steps;
 
+pub(crate) use again::{pause, too_often};
 pub(crate) use apply::{completion, guarded};
 pub(crate) use reader::DecisionReader;
 
@@ -37,7 +41,7 @@ pub(crate) struct Shard {
 }
 
 impl Actor for Shard {
-    type Msg = ShardMessage;
+    type Msg = ShardRequest;
     type State = PendingWrites;
     type Arguments = ();
 
@@ -66,7 +70,7 @@ impl Actor for Shard {
     async fn handle(
         &self,
         _: ActorRef<Self::Msg>,
-        message: ShardMessage,
+        ShardRequest { message, attempt }: ShardRequest,
         pending: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.pass(SyncPoint::ShardBeforeDecide).await;
@@ -77,14 +81,20 @@ impl Actor for Shard {
             message.refuse(error);
             return Ok(());
         }
-        self.decide(message, pending).await;
+        if attempt > 0
+            && let Err(error) = self.context.base.reload(&self.context).await
+        {
+            message.refuse(error);
+            return Ok(());
+        }
+        self.decide(message, pending, attempt).await;
         self.context.env.pass(SyncPoint::ShardAfterSubmit).await;
         Ok(())
     }
 }
 
 impl Shard {
-    async fn decide(&self, message: ShardMessage, pending: &mut PendingWrites) {
+    async fn decide(&self, message: ShardMessage, pending: &mut PendingWrites, attempt: u32) {
         match message {
             ShardMessage::Swap {
                 swap,
@@ -92,8 +102,8 @@ impl Shard {
                 permit,
                 reply,
             } => {
-                let planned = self.plan_swap(pending, &swap, answer).await;
-                self.carry_out(pending, planned, Some(permit), reply);
+                let request = (swap, answer, permit);
+                self.swap(pending, request, (reply, attempt)).await;
             }
             ShardMessage::UploadStep {
                 swap,
@@ -101,17 +111,37 @@ impl Shard {
                 permit,
                 reply,
             } => {
-                let planned = self.plan_step(pending, &swap, answer).await;
-                self.carry_out(pending, planned, Some(permit), reply);
+                let request = (swap, answer, permit);
+                self.upload_step(pending, request, (reply, attempt)).await;
             }
+            ShardMessage::Fence {
+                object,
+                change,
+                reply,
+            } => {
+                let planned = self.plan_fence(pending, &object, change).await;
+                let again = self.again(attempt, move |reply| ShardMessage::Fence {
+                    object,
+                    change,
+                    reply,
+                });
+                self.carry_out(pending, planned, None, (reply, again));
+            }
+            ShardMessage::Prune {
+                objects,
+                cutoff,
+                reply,
+            } => self.prune(pending, objects, cutoff, (reply, attempt)).await,
+            ShardMessage::Lock { objects, granted } => self.lock(pending, &objects, granted).await,
             ShardMessage::Repair {
                 object,
                 repair,
                 mode,
                 reply,
             } => {
-                let planned = self.plan_repair(pending, &object, &repair).await;
-                self.repair(pending, planned, mode, reply);
+                let finding = (object, repair);
+                self.repair_object(pending, finding, mode, (reply, attempt))
+                    .await;
             }
             ShardMessage::RepairUpload {
                 object,
@@ -120,26 +150,28 @@ impl Shard {
                 mode,
                 reply,
             } => {
-                let planned = self
-                    .plan_upload_repair(pending, (&object, &upload), &repair)
+                let finding = (object, upload, repair);
+                self.repair_upload(pending, finding, mode, (reply, attempt))
                     .await;
-                self.repair(pending, planned, mode, reply);
             }
-            ShardMessage::Fence {
-                object,
-                change,
-                reply,
-            } => {
-                let planned = self.plan_fence(pending, &object, change).await;
-                self.carry_out(pending, planned, None, reply);
-            }
-            ShardMessage::Prune {
-                objects,
-                cutoff,
-                reply,
-            } => self.prune(pending, &objects, cutoff, reply).await,
-            ShardMessage::Lock { objects, granted } => self.lock(pending, &objects, granted).await,
         }
+    }
+
+    async fn swap(
+        &self,
+        pending: &mut PendingWrites,
+        (swap, answer, permit): (Box<Swap>, FallbackAnswer, Permit),
+        (reply, attempt): (ReplyCallback<SwapReply>, u32),
+    ) {
+        let planned = self.plan_swap(pending, &swap, answer).await;
+        let held = permit.clone();
+        let again = self.again(attempt, move |reply| ShardMessage::Swap {
+            swap,
+            answer,
+            permit: held,
+            reply,
+        });
+        self.carry_out(pending, planned, Some(permit), (reply, again));
     }
 
     async fn plan_swap(

@@ -18,6 +18,7 @@ use cenotaph_storage::records::BASE_VERSION_KEY;
 use cenotaph_storage::{ErrorKind, ObjectId, Timestamp};
 
 use super::{DecisionReader, Shard};
+use crate::context::messages::ShardMessage;
 use crate::runtime::reply::ReplyCallback;
 use crate::shard::pending_writes::PendingWrites;
 
@@ -26,9 +27,9 @@ impl Shard {
     pub(super) async fn prune(
         &self,
         pending: &mut PendingWrites,
-        objects: &[ObjectId],
+        objects: Vec<ObjectId>,
         cutoff: Timestamp,
-        reply: ReplyCallback<u64>,
+        (reply, attempt): (ReplyCallback<u64>, u32),
     ) {
         // A last version masks an object of the fallback (docs/adr/0029). Checked here, too: a
         // request may have been on its way.
@@ -37,7 +38,7 @@ impl Shard {
         }
         let mut reader = DecisionReader::new(&self.context, pending);
         let mut states = Vec::with_capacity(objects.len());
-        for object in objects {
+        for object in &objects {
             match reader.row_state(object).await {
                 Ok(state) => states.push((object.clone(), state)),
                 // A scrub handles unreadable entries: they must not hold up the others.
@@ -55,7 +56,12 @@ impl Shard {
             // Before the submission: a later decision must see a base version at least as high.
             base.set(raised);
         }
-        self.carry_out(pending, Ok(plan.based_on(reads)), None, reply);
+        let again = self.again(attempt, move |reply| ShardMessage::Prune {
+            objects,
+            cutoff,
+            reply,
+        });
+        self.carry_out(pending, Ok(plan.based_on(reads)), None, (reply, again));
     }
 }
 

@@ -4,14 +4,54 @@
 use cenotaph_storage::decide::{Plan, Repair, UploadRepair};
 use cenotaph_storage::{ObjectId, Result, UploadId};
 
+use super::again::Again;
 use super::{DecisionReader, Shard};
-use crate::context::messages::RepairMode;
+use crate::context::messages::{RepairMode, ShardMessage};
 use crate::runtime::reply::ReplyCallback;
 use crate::shard::pending_writes::PendingWrites;
 
 impl Shard {
+    /// Decides about a finding of a scrub on an object.
+    pub(super) async fn repair_object(
+        &self,
+        pending: &mut PendingWrites,
+        (object, repair): (ObjectId, Box<Repair>),
+        mode: RepairMode,
+        (reply, attempt): (ReplyCallback<bool>, u32),
+    ) {
+        let planned = self.plan_repair(pending, &object, &repair).await;
+        let again = self.again(attempt, move |reply| ShardMessage::Repair {
+            object,
+            repair,
+            mode,
+            reply,
+        });
+        self.repair(pending, planned, mode, (reply, again));
+    }
+
+    /// Decides about a finding of a scrub on an upload.
+    pub(super) async fn repair_upload(
+        &self,
+        pending: &mut PendingWrites,
+        (object, upload, repair): (ObjectId, UploadId, Box<UploadRepair>),
+        mode: RepairMode,
+        (reply, attempt): (ReplyCallback<bool>, u32),
+    ) {
+        let planned = self
+            .plan_upload_repair(pending, (&object, &upload), &repair)
+            .await;
+        let again = self.again(attempt, move |reply| ShardMessage::RepairUpload {
+            object,
+            upload,
+            repair,
+            mode,
+            reply,
+        });
+        self.repair(pending, planned, mode, (reply, again));
+    }
+
     /// Plans the repair of an object, or returns `None` if the finding is not confirmed.
-    pub(super) async fn plan_repair(
+    async fn plan_repair(
         &self,
         pending: &PendingWrites,
         object: &ObjectId,
@@ -24,7 +64,7 @@ impl Shard {
     }
 
     /// Plans the repair of an upload, or returns `None` if the finding is not confirmed.
-    pub(super) async fn plan_upload_repair(
+    async fn plan_upload_repair(
         &self,
         pending: &PendingWrites,
         (object, upload): (&ObjectId, &UploadId),
@@ -37,16 +77,16 @@ impl Shard {
     }
 
     /// Replies whether the damage is confirmed. Repairs it first if `mode` requires it.
-    pub(super) fn repair(
+    fn repair(
         &self,
         pending: &mut PendingWrites,
         planned: Result<Option<Plan<bool>>>,
         mode: RepairMode,
-        reply: ReplyCallback<bool>,
+        (reply, again): (ReplyCallback<bool>, Option<Again<bool>>),
     ) {
         match planned {
             Ok(Some(plan)) if mode == RepairMode::Repair => {
-                self.carry_out(pending, Ok(plan), None, reply);
+                self.carry_out(pending, Ok(plan), None, (reply, again));
             }
             Ok(plan) => reply(Ok(plan.is_some())),
             Err(error) => reply(Err(error)),

@@ -79,8 +79,26 @@ impl Context {
 }
 
 impl Shard {
+    /// Decides a step of an upload.
+    pub(super) async fn upload_step(
+        &self,
+        pending: &mut PendingWrites,
+        (swap, answer, permit): (Box<UploadStep>, FallbackAnswer, Permit),
+        (reply, attempt): (ReplyCallback<Option<PutResult>>, u32),
+    ) {
+        let planned = self.plan_step(pending, &swap, answer).await;
+        let held = permit.clone();
+        let again = self.again(attempt, move |reply| ShardMessage::UploadStep {
+            swap,
+            answer,
+            permit: held,
+            reply,
+        });
+        self.carry_out(pending, planned, Some(permit), (reply, again));
+    }
+
     /// Plans a step of an upload.
-    pub(super) async fn plan_step(
+    async fn plan_step(
         &self,
         pending: &PendingWrites,
         step: &UploadStep,

@@ -4,8 +4,12 @@
 //! named in batches, each of which doubles their number. A long stream thus costs few commits, and
 //! a stream that breaks off leaves few orphans. A named revision that is never written is an orphan
 //! without a blob, which counts as deleted.
+//!
+//! A member of a shared index that was paused for too long finishes blobs whose change others have
+//! fenced and swept meanwhile. It deletes them itself (I5).
 
-use cenotaph_storage::decide::record;
+use cenotaph_storage::decide::{record, revision_key};
+use cenotaph_storage::index::Table;
 use cenotaph_storage::records::Change;
 use cenotaph_storage::{ObjectId, OperationId, Result, RevisionId};
 
@@ -36,6 +40,7 @@ impl ChangeRecorder {
         operation: OperationId,
         most: usize,
     ) -> Result<Self> {
+        context.check_id(&id)?;
         // Claimed before the change is recorded: recovery must never find it without an owner.
         let guard = context.live_writes.claim(operation);
         let mut recorder = Self {
@@ -95,4 +100,47 @@ impl ChangeRecorder {
         let recorded = self.context.commit(batch, self.guard.clone()).await;
         recorded.map_err(|error| nothing_named(&error, &self.id))
     }
+}
+
+impl Drop for ChangeRecorder {
+    fn drop(&mut self) {
+        if !self.context.is_declared_dead() {
+            return;
+        }
+        let context = self.context.clone();
+        let (id, operation) = (self.id.clone(), self.operation);
+        let revisions = std::mem::take(&mut self.revisions);
+        self.context.env.spawn(async move {
+            for revision in revisions {
+                if let Err(error) = delete_swept(&context, &id, operation, revision).await {
+                    tracing::warn!(%revision, %error, "a blob that no member needs remains");
+                }
+            }
+        });
+    }
+}
+
+/// Deletes the blob of a revision that the sweeper of another member has deleted before this member
+/// finished it.
+async fn delete_swept(
+    context: &SharedContext,
+    id: &ObjectId,
+    operation: OperationId,
+    revision: RevisionId,
+) -> Result<()> {
+    let entries = [
+        (Table::Changes, operation.as_bytes()),
+        (Table::Orphans, revision.as_bytes()),
+        // Every row and part that names a revision has its checksums beside it.
+        (Table::Payloads, revision.as_bytes()),
+    ];
+    // A change without any of them was settled as a whole, and this member can record it no more.
+    let snapshot = context.index.snapshot()?;
+    for (table, key) in entries {
+        if snapshot.get(table, key).await?.is_some() {
+            return Ok(());
+        }
+    }
+    context.blobs.check_owner().await?;
+    context.blobs.delete(&revision_key(id, revision)).await
 }

@@ -127,7 +127,8 @@ enum AttachDecision {
 /// that the recorded fallback is lost for good.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] if the table refuses the opening, and the errors of reading and writing
+/// [`ErrorKind::Invalid`] if the table refuses the opening, [`ErrorKind::AlreadyOpen`] if other members
+/// have a shared store open, and the errors of reading and writing
 /// the record.
 pub async fn attach(
     index: &Arc<dyn Index>,
@@ -136,7 +137,14 @@ pub async fn attach(
 ) -> Result<Option<AttachedFallback>> {
     let record = FallbackRecord::read(&**index).await?;
     let description = source.as_ref().map(|source| source.describe());
-    match decide(record, description.as_deref(), is_lost)? {
+    let decision = decide(record, description.as_deref(), is_lost)?;
+    if !matches!(
+        decision,
+        AttachDecision::Nothing | AttachDecision::NeverRead
+    ) {
+        check_alone(&**index).await?;
+    }
+    match decision {
         AttachDecision::Nothing | AttachDecision::NeverRead => return Ok(None),
         AttachDecision::Attach => {}
         // Durable before the first write: a mask has a meaning only with the record.
@@ -154,6 +162,18 @@ pub async fn attach(
         }
     }
     Ok(source.map(AttachedFallback::new))
+}
+
+/// Checks that no other member has the store open: members do not learn of the seal of each other.
+async fn check_alone(index: &dyn Index) -> Result<()> {
+    match index.shared() {
+        Some(shared) if shared.members().await?.len() > 1 => Err(Error::new(
+            ErrorKind::AlreadyOpen,
+            "open",
+            "a shared store with an open fallback is opened by a single member",
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Attaches the fallback of a store that is opened for reading. Writes nothing.

@@ -23,6 +23,8 @@ pub struct Member {
     pub since: WallTime,
     /// Count of its heartbeats. It rises as long as the member lives.
     pub beat: u64,
+    /// Time of its last heartbeat, by the clock of the index. For people: no decision depends on it.
+    pub beaten: WallTime,
 }
 
 /// Membership in an index that several engines have open. The index counts the heartbeat of its

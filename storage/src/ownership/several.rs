@@ -23,11 +23,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{TierClaim, TierPlace, TierView, refusal};
 use crate::blobs::{self, BlobTier, BlobTiers, Contents, Marker};
 use crate::records::{NextTier, NumberedTier, StoreRecord};
 use crate::types::{Error, ErrorKind, Result, TierMark, TierNumber};
+
+/// Number of repetitions of an opening that other members of a shared index may have disturbed.
+const RACES: u32 = 4;
+/// Longest pause between them.
+const RACE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Locations of the blob tiers of a store.
 #[derive(Clone, Debug)]
@@ -81,6 +87,18 @@ impl TierClaim {
     ///   be decoded.
     /// - The errors of committing to the index.
     pub async fn take_all(&self, places: TierPlaces) -> Result<BlobTiers> {
+        if self.index.is_shared() {
+            for _ in 0..RACES {
+                if let Ok(tiers) = self.take_all_once(places.clone()).await {
+                    return Ok(tiers);
+                }
+                self.env.sleep(self.env.jitter(RACE_PAUSE)).await;
+            }
+        }
+        self.take_all_once(places).await
+    }
+
+    async fn take_all_once(&self, places: TierPlaces) -> Result<BlobTiers> {
         let older = self.find_older(places.older).await?;
         if !older.is_empty()
             && let Some(record) = StoreRecord::read(&*self.index).await?
@@ -147,13 +165,17 @@ impl TierClaim {
         let (tier, next) = self.addition(record, &place, on_new).await?;
         // Step 1: the next tier.
         let current = next.tier;
-        if record.next.as_ref() != Some(&next) {
+        self.check_alone().await?;
+        let adding = if record.next.as_ref() != Some(&next) {
             let adding = StoreRecord {
                 next: Some(next),
                 ..record.clone()
             };
-            adding.write(&self.index).await?;
-        }
+            adding.write(&self.index, Some(record)).await?;
+            adding
+        } else {
+            record.clone()
+        };
         // Step 2: the marker.
         let tier = self.created(tier, place).await?;
         tier.write_marker(record.mark(current)).await?;
@@ -162,10 +184,23 @@ impl TierClaim {
             self.env.blocking_on_blobs(move || step()).await??;
         }
         // Step 3: the current tier.
-        with_current(record, current).write(&self.index).await?;
+        let added = with_current(record, current);
+        added.write(&self.index, Some(&adding)).await?;
         let number = current.number;
         tracing::info!(tier = tier.place(), %number, "the store has a new current blob tier");
         Ok(())
+    }
+
+    /// Checks that no other member has the store open: it would not know the new tier.
+    async fn check_alone(&self) -> Result<()> {
+        match self.index.shared() {
+            Some(shared) if shared.members().await?.len() > 1 => Err(Error::new(
+                ErrorKind::AlreadyOpen,
+                "open",
+                "a shared store moves to another blob tier while only one member has it open",
+            )),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Checks that the tier at this place can be added. Returns the tier, or `None` if its

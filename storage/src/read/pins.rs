@@ -8,10 +8,11 @@
 //!
 //! Guards I8. An orphan becomes visible together with the row that no longer names its revision. So
 //! either the reader finds that the row has changed, or the sweeper finds the pin. `read.rs` reads
-//! the row again. Pins are not durable, because readers end with their process.
+//! the row again. These pins are not durable, because readers end with their
+//! process. Members of a shared index also store pins of long reads (`records/reader_pin.rs`).
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -51,6 +52,11 @@ impl Pins {
     /// Returns whether any pin on this revision is held.
     pub fn is_pinned(&self, revision: RevisionId) -> bool {
         self.counts().contains_key(&revision)
+    }
+
+    /// Returns the pinned revisions, in order.
+    pub fn revisions(&self) -> BTreeSet<RevisionId> {
+        self.counts().keys().copied().collect()
     }
 
     /// Returns the number of pinned revisions.

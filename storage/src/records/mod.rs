@@ -17,6 +17,7 @@ mod metadata;
 mod orphan;
 mod part;
 mod payload;
+mod reader_pin;
 mod row;
 mod store;
 mod upload_record;
@@ -37,6 +38,9 @@ pub use metadata::{ATTRIBUTES_BYTES_MAX, Amendment, Attributes, Metadata};
 pub use orphan::{LateWrite, Orphan, OrphanDue};
 pub use part::{Filed, Part, all_parts_prefix, is_part_key, part_key, parts_prefix, read_part_key};
 pub use payload::BlockChecksums;
+pub use reader_pin::{
+    read_reader_pin_key, reader_pin_key, reader_pin_value, reader_pins_of, reader_pins_prefix,
+};
 pub use row::{EMBEDDED_BYTES_MAX, Row, RowBody};
 pub use store::{NextTier, NumberedTier, STORE_KEY, StoreRecord, TierState};
 pub use upload_record::{

@@ -194,9 +194,12 @@ impl StoreRecord {
         batch
     }
 
-    /// Commits the record durably.
-    pub(crate) async fn write(&self, index: &Arc<dyn Index>) -> Result<()> {
-        commit(index, self.batch()).await
+    /// Commits the record durably, if the index still has the record `before`. Another member of a
+    /// shared index may have written one.
+    pub(crate) async fn write(&self, index: &Arc<dyn Index>, before: Option<&Self>) -> Result<()> {
+        let mut batch = self.batch();
+        batch.require(Table::Meta, STORE_KEY, before.map(Self::encode));
+        commit(index, batch).await
     }
 }
 

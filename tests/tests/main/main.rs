@@ -16,6 +16,7 @@ mod idle;
 mod kills;
 mod last_versions;
 mod long_names;
+mod members;
 mod memory;
 mod migration;
 mod missing;

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::index::{Batch, Table};
+use cenotaph_storage::index::{Batch, CommitError, Range, Table};
 use cenotaph_storage::planted::Bug;
-use cenotaph_storage::records::{Orphan, OrphanDue};
+use cenotaph_storage::records::{Orphan, OrphanDue, read_reader_pin_key, reader_pins_of};
 use cenotaph_storage::{Error, ErrorKind, Result, RevisionId, RevisionKey, SyncPoint};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -15,10 +15,17 @@ use super::Sweeper;
 use crate::runtime::restart_policy::backoff;
 
 /// An orphan with the key of its blob.
-type DueOrphan = (RevisionKey, Orphan);
+struct DueOrphan {
+    key: RevisionKey,
+    orphan: Orphan,
+    /// The entry as it was read.
+    entry: Bytes,
+}
 
 /// Maximum time that a group of deletions waits for more deletions to end.
 const SETTLE_AFTER: Duration = Duration::from_millis(100);
+/// Pins of a revision that are read: more members than any store has.
+const PINS_MAX: usize = 10_000;
 /// Interval at which a pass that waits for deletions looks for orphans that were added meanwhile.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -30,6 +37,8 @@ enum DeleteAttempt {
     Failed(DueOrphan, Error),
     /// The entry gets a new due time.
     Restated(DueOrphan),
+    /// A reader of another member holds the revision.
+    Held(RevisionId),
     /// Nothing is to be done now.
     Passed,
 }
@@ -106,6 +115,9 @@ impl Sweeper {
             let is_full = match self.context.env.deadline(patience, under_way.next()).await {
                 Some(ended) => {
                     if let Some(attempt) = ended.transpose()? {
+                        if let DeleteAttempt::Held(revision) = attempt {
+                            self.context.backlog.keep_orphan(revision);
+                        }
                         progress.note(attempt, &mut group);
                     }
                     group.len() >= self.context.limits.sweep.page.max(1)
@@ -160,18 +172,29 @@ impl Sweeper {
             object: orphan.object.clone(),
             revision,
         };
-        match orphan.due(self.context.env.steady_now(), self.longest_wait()) {
-            OrphanDue::Now => Ok(self.delete(key, orphan).await),
+        let due = orphan.due(self.context.env.steady_now(), self.longest_wait());
+        let orphan = DueOrphan {
+            key,
+            orphan,
+            entry: value.clone(),
+        };
+        match due {
+            // After the grace time: a pin that is stored later is not needed.
+            OrphanDue::Now if self.is_held(revision).await? => Ok(DeleteAttempt::Held(revision)),
+            OrphanDue::Now => Ok(self.delete(orphan).await),
             OrphanDue::At(_) => {
                 // The backlog had an older due time.
                 self.context.backlog.found_orphan(revision, &value);
                 Ok(DeleteAttempt::Passed)
             }
-            OrphanDue::Restated(orphan) => Ok(DeleteAttempt::Restated((key, orphan))),
+            OrphanDue::Restated(restated) => Ok(DeleteAttempt::Restated(DueOrphan {
+                orphan: restated,
+                ..orphan
+            })),
         }
     }
 
-    async fn delete(&self, key: RevisionKey, orphan: Orphan) -> DeleteAttempt {
+    async fn delete(&self, due: DueOrphan) -> DeleteAttempt {
         self.context.env.pass(SyncPoint::SweeperBeforeDelete).await;
         let timeout = self.context.limits.sweep.timeout;
         let late = || {
@@ -185,20 +208,45 @@ impl Sweeper {
             .context
             .env
             // A deletion that exceeds the limit may still succeed: deleting twice is harmless.
-            .deadline(timeout, self.context.blobs.delete(&key))
+            .deadline(timeout, self.context.blobs.delete(&due.key))
             .await;
         match deleted.unwrap_or_else(late) {
-            Ok(()) => DeleteAttempt::Deleted((key, orphan)),
+            Ok(()) => DeleteAttempt::Deleted(due),
             Err(error) => {
                 tracing::debug!(
                     %error,
-                    revision = %key,
-                    attempts = orphan.attempts.saturating_add(1),
+                    revision = %due.key,
+                    attempts = due.orphan.attempts.saturating_add(1),
                     "deleting an orphan failed"
                 );
-                DeleteAttempt::Failed((key, orphan), error)
+                DeleteAttempt::Failed(due, error)
             }
         }
+    }
+
+    /// Returns whether a reader of a living member has stored a pin on the revision.
+    async fn is_held(&self, revision: RevisionId) -> Result<bool> {
+        if !self.context.index.is_shared() {
+            return Ok(false);
+        }
+        let pins = Range::prefix(&reader_pins_of(revision), PINS_MAX);
+        let pins = self
+            .context
+            .index
+            .snapshot()?
+            .keys(Table::Meta, pins)
+            .await?;
+        if pins.is_empty() {
+            return Ok(false);
+        }
+        // After the pins: a member that has stored one of them is among them, if it lives.
+        let live = self.context.live_epochs().await?.unwrap_or_default();
+        let is_live = |key: &Bytes| {
+            let pin = read_reader_pin_key(key);
+            // A pin that can't be read holds: it may be of a later build.
+            pin.map_or(true, |(_, epoch)| live.contains(&epoch))
+        };
+        Ok(pins.iter().any(is_live))
     }
 
     /// Returns whether a read holds the revision. If so, the end of a read wakes this actor.
@@ -217,22 +265,22 @@ impl Sweeper {
     /// Makes deletions durable, together if possible, one by one otherwise. Those that can't be
     /// made durable count as failed.
     async fn make_durable(&self, deleted: Vec<DueOrphan>, group: &mut Group) -> Vec<DueOrphan> {
-        let keys: Vec<RevisionKey> = deleted.iter().map(|(key, _)| key.clone()).collect();
+        let keys: Vec<RevisionKey> = deleted.iter().map(|due| due.key.clone()).collect();
         if self.context.blobs.settle_deletes(&keys).await.is_ok() {
             return deleted;
         }
         let mut durable = Vec::with_capacity(deleted.len());
-        for (key, orphan) in deleted {
+        for due in deleted {
             match self
                 .context
                 .blobs
-                .settle_deletes(std::slice::from_ref(&key))
+                .settle_deletes(std::slice::from_ref(&due.key))
                 .await
             {
-                Ok(()) => durable.push((key, orphan)),
+                Ok(()) => durable.push(due),
                 Err(error) => {
-                    tracing::debug!(%error, revision = %key, "making a deletion durable failed");
-                    group.failed.push((key, orphan));
+                    tracing::debug!(%error, revision = %due.key, "making a deletion durable failed");
+                    group.failed.push(due);
                     group.error = Some(error);
                 }
             }
@@ -274,30 +322,40 @@ impl Sweeper {
         let mut batch = Batch::new();
         let mut settled = 0;
         let failures = group.failed.len() as u64;
-        let row = |key: &RevisionKey| Bytes::copy_from_slice(key.revision.as_bytes());
-        for (key, orphan) in deleted {
+        for DueOrphan { key, orphan, entry } in deleted {
+            let row = required(&mut batch, &key, entry);
             match orphan.deleted(now, limits.grace) {
                 // A late write may still create the blob: the entry stays for a second deletion.
-                Some(again) => batch.put(Table::Orphans, row(&key), again.encode()),
+                Some(again) => batch.put(Table::Orphans, row, again.encode()),
                 None => {
                     settled += 1;
-                    batch.remove(Table::Orphans, row(&key));
+                    batch.remove(Table::Orphans, row);
                 }
             }
         }
-        for (key, orphan) in group.failed {
+        for DueOrphan { key, orphan, entry } in group.failed {
+            let row = required(&mut batch, &key, entry);
             let delay = backoff(limits.backoff_min, limits.backoff_max, orphan.attempts);
             let later = orphan.failed(
                 now,
                 // Jitter spreads the attempts of orphans that failed together.
                 delay.saturating_add(self.context.env.jitter(delay / 4)),
             );
-            batch.put(Table::Orphans, row(&key), later.encode());
+            batch.put(Table::Orphans, row, later.encode());
         }
-        for (key, orphan) in group.restated {
-            batch.put(Table::Orphans, row(&key), orphan.encode());
+        for DueOrphan { key, orphan, entry } in group.restated {
+            let row = required(&mut batch, &key, entry);
+            batch.put(Table::Orphans, row, orphan.encode());
         }
-        self.context.commit(batch, ()).await?;
+        match self.context.try_commit(batch, || {}, ()).await {
+            Ok(()) => {}
+            // Another member has settled one of them. The next pass reads all of them again.
+            Err(CommitError::Changed) => {
+                self.context.wake_sweeper();
+                return Ok(());
+            }
+            Err(error) => return Err(error.into_error()),
+        }
         self.context
             .counters
             .swept
@@ -334,9 +392,17 @@ impl PassProgress {
                 group.error = Some(error);
             }
             DeleteAttempt::Restated(orphan) => group.restated.push(orphan),
-            DeleteAttempt::Passed => {}
+            DeleteAttempt::Held(_) | DeleteAttempt::Passed => {}
         }
     }
+}
+
+/// Makes a batch depend on the entry of an orphan as it was read, and returns its key. Other members
+/// sweep, too.
+fn required(batch: &mut Batch, key: &RevisionKey, entry: Bytes) -> Bytes {
+    let row = Bytes::copy_from_slice(key.revision.as_bytes());
+    batch.require(Table::Orphans, row.clone(), Some(entry));
+    row
 }
 
 /// Reports a damaged entry, which a scrub handles: it must not hold up the others.

@@ -39,7 +39,7 @@ pub(super) async fn join(connections: &Connections, schema: &Schema, name: &str)
         schema.table("members")
     );
     let heart = format!(
-        "INSERT INTO {} (epoch, beat) VALUES ($1, 0)",
+        "INSERT INTO {} (epoch, beat, at) VALUES ($1, 0, clock_timestamp())",
         schema.table("heartbeats")
     );
     // Of members that are gone: nobody asks for their outcomes any more, and the server has ended
@@ -97,8 +97,9 @@ impl Shared {
     /// Returns all members, the oldest first.
     async fn members(&self) -> Result<Vec<Member>> {
         let sql = format!(
-            "SELECT m.epoch, m.name, h.beat, CAST(extract(epoch FROM m.since) * 1000 AS BIGINT) FROM \
-             {} m JOIN {} h ON h.epoch = m.epoch ORDER BY m.epoch",
+            "SELECT m.epoch, m.name, h.beat, CAST(extract(epoch FROM m.since) * 1000 AS BIGINT), \
+             CAST(extract(epoch FROM h.at) * 1000 AS BIGINT) FROM {} m JOIN {} h ON h.epoch = m.epoch \
+             ORDER BY m.epoch",
             self.schema.table("members"),
             self.schema.table("heartbeats")
         );
@@ -113,6 +114,7 @@ impl Shared {
             name: row.get(1),
             beat: row.get::<_, i64>(2).unsigned_abs(),
             since: WallTime::from_millis(row.get::<_, i64>(3).unsigned_abs()),
+            beaten: WallTime::from_millis(row.get::<_, i64>(4).unsigned_abs()),
         };
         Ok(rows.iter().map(member).collect())
     }
@@ -181,7 +183,7 @@ impl Shared {
 
     async fn beat(&self) -> Result<()> {
         let sql = format!(
-            "UPDATE {} SET beat = beat + 1 WHERE epoch = $1",
+            "UPDATE {} SET beat = beat + 1, at = clock_timestamp() WHERE epoch = $1",
             self.schema.table("heartbeats")
         );
         let connection = self.connections.writer("heartbeat").await?;

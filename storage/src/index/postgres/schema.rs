@@ -3,7 +3,7 @@
 //! ```text
 //! store       id (key), value: 1 = format of the tables and of the protocol, 2 = last epoch
 //! members     epoch (key), name, since      exists as long as the member may write
-//! heartbeats  epoch (key), beat             counts up while the member runs
+//! heartbeats  epoch (key), beat, at         counts up while the member runs
 //! tokens      token (key), epoch, refused   one row per commit, until its outcome is known
 //! rows, payloads, changes, orphans, sessions, expiry, meta
 //!             key bytea (key), value bytea  one table for each table of the index
@@ -83,7 +83,7 @@ impl Schema {
              CREATE TABLE IF NOT EXISTS {members} (epoch BIGINT PRIMARY KEY, name TEXT NOT NULL, \
              since TIMESTAMPTZ NOT NULL);
              CREATE TABLE IF NOT EXISTS {heartbeats} (epoch BIGINT PRIMARY KEY, beat BIGINT NOT \
-             NULL);
+             NULL, at TIMESTAMPTZ NOT NULL);
              CREATE TABLE IF NOT EXISTS {tokens} (token BYTEA PRIMARY KEY, epoch BIGINT NOT NULL, \
              refused BOOLEAN NOT NULL, asked BIGINT NOT NULL, at TIMESTAMPTZ NOT NULL);
              INSERT INTO {store} (id, value) VALUES ({FORMAT_ID}, {FORMAT}), ({EPOCH_ID}, 0) ON \
