@@ -47,6 +47,10 @@ impl BackgroundWorker for Expirer {
         &self.context.expiry_requested
     }
 
+    fn claim(&self) -> Option<(&'static str, Duration)> {
+        Some(("expiry", self.context.limits.members.lease))
+    }
+
     fn backoff_limits(&self) -> (Duration, Duration) {
         let limits = &self.context.limits.sweep;
         (limits.backoff_min, limits.backoff_max)
@@ -55,6 +59,10 @@ impl BackgroundWorker for Expirer {
     /// Removes everything that is due now, page by page.
     async fn pass(&self, (): &()) -> Result<ExpiryOutcome> {
         // The cursor first: deadlines that become durable from here on belong to the next pass.
+        if self.context.index.is_shared() {
+            // Other members store deadlines, too, and this one does not learn of them.
+            self.context.expiry_cursor.begin_anew();
+        }
         let begin = self.context.expiry_cursor.begin();
         let now = self.context.env.steady_now();
         let start = Bound::Included(Bytes::copy_from_slice(&begin.as_millis().to_be_bytes()));
@@ -94,7 +102,12 @@ impl BackgroundWorker for Expirer {
     fn next_pass(&self, outcome: &ExpiryOutcome, (): &mut ()) -> NextPass {
         let now = self.context.env.steady_now();
         // Entries are due by the time of day: a clock that is set forward must be noticed.
-        let latest = now.after(self.context.limits.expiry.interval_max);
+        let limits = &self.context.limits;
+        if self.context.index.is_shared() {
+            let latest = now.after(limits.expiry.interval_max.min(limits.members.lease / 4));
+            return NextPass::At(outcome.next_due.map_or(latest, |due| due.min(latest)));
+        }
+        let latest = now.after(limits.expiry.interval_max);
         match outcome.next_due {
             Some(due) => NextPass::At(due.min(latest)),
             None => NextPass::OnWakeUp,

@@ -48,6 +48,12 @@ impl BackgroundWorker for Pruner {
         &self.context.prune_requested
     }
 
+    fn claim(&self) -> Option<(&'static str, Duration)> {
+        let interval = self.context.limits.last_versions.walk_interval;
+        // Four times, so that the claim is renewed by every walk.
+        Some(("prune", interval.saturating_mul(4)))
+    }
+
     fn backoff_limits(&self) -> (Duration, Duration) {
         let limits = &self.context.limits.sweep;
         (limits.backoff_min, limits.backoff_max)

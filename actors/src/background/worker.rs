@@ -3,6 +3,7 @@
 //! ```text
 //! message      Wake: ignored while the worker pauses    Due: ignored unless of the newest timer
 //!              Pass: replies with the outcome
+//!   └─> another member does the work: timer to look again
 //!   └─> pass ──> succeeded: timer for the next pass, if any; failures start at zero again
 //!           └──> failed, or to be slowed: timer after a backoff, longer each time
 //!           └──> failed while the engine closes or has failed: no timer
@@ -48,6 +49,13 @@ pub(crate) trait BackgroundWorker: Send + Sync + 'static {
 
     /// Returns the time of the next pass after a pass that succeeded.
     fn next_pass(&self, outcome: &Self::Outcome, memory: &mut Self::Memory) -> NextPass;
+
+    /// Returns the name under which a member of a shared index claims this work, if a single member does
+    /// it for all of them, and the time after which a claim that nobody has renewed counts no more:
+    /// at least twice the time between two passes.
+    fn claim(&self) -> Option<(&'static str, Duration)> {
+        None
+    }
 
     /// Prepares a new actor, whose predecessor may have died during a pass.
     fn begin(&self) {}
@@ -149,6 +157,13 @@ impl<W: BackgroundWorker> Actor for Worker<W> {
         };
         // Before the pass: work that arrives during the pass requests another one.
         worker.requested().store(false, Ordering::Release);
+        // A caller that requests a pass waits for its outcome, whoever does the work otherwise.
+        if reply.is_none() && !self.is_ours().await {
+            let pause = worker.context().limits.members.lease / 4;
+            let due = worker.context().env.steady_now().after(pause);
+            self.set_timer(state, due, myself);
+            return Ok(());
+        }
         // In a box: the layers around a handler move its state, which is of several kilobytes.
         let outcome = Box::pin(worker.pass(&state.memory)).await;
         if let Some(due) = self.next_pass(&outcome, state) {
@@ -162,6 +177,18 @@ impl<W: BackgroundWorker> Actor for Worker<W> {
 }
 
 impl<W: BackgroundWorker> Worker<W> {
+    /// Returns whether this member does the work, and not another one.
+    async fn is_ours(&self) -> bool {
+        let Some((work, stale_after)) = self.0.claim() else {
+            return true;
+        };
+        let claimed = self.0.context().claim(work, stale_after).await;
+        claimed.unwrap_or_else(|error| {
+            tracing::debug!(%error, work, "failed to claim background work");
+            false
+        })
+    }
+
     fn set_timer(
         &self,
         state: &mut WorkerState<W::Memory>,

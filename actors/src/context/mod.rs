@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::admission::permits::{Admission, Permit};
 use crate::context::backlog::{Backlog, BacklogUpdate};
+use crate::context::claims::Claims;
 use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::fallback::FallbackOptions;
@@ -28,6 +29,7 @@ use crate::runtime::reply::{ReplyCallback, reply};
 use crate::runtime::restart_policy::backoff;
 
 pub(crate) mod backlog;
+pub(crate) mod claims;
 pub(crate) mod conflict_queue;
 pub(crate) mod expiry_cursor;
 pub(crate) mod fallback;
@@ -79,6 +81,8 @@ pub(crate) struct Context {
     pub(crate) making_room: AtomicBool,
     pub(crate) idle_refreshes: IdleRefreshes,
     pub(crate) conflict_queue: ConflictQueue,
+    /// Background work that this member of a shared index does for all of them.
+    pub(crate) claims: Claims,
     /// True while a migration from the fallback is running.
     pub(crate) is_migrating: AtomicBool,
     /// The fallback of the store.

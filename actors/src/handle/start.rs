@@ -12,6 +12,7 @@ use tokio::sync::{OnceCell, oneshot};
 
 use crate::admission::permits::Admission;
 use crate::context::backlog::Backlog;
+use crate::context::claims::Claims;
 use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::fallback::FallbackOptions;
@@ -213,6 +214,7 @@ fn context(options: StartOptions, health: Health) -> Context {
         making_room: AtomicBool::new(false),
         idle_refreshes: IdleRefreshes::default(),
         conflict_queue: ConflictQueue::default(),
+        claims: Claims::default(),
         is_migrating: AtomicBool::new(false),
         fallback,
     }

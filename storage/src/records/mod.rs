@@ -6,6 +6,7 @@
 
 mod base_version;
 mod change;
+mod claim;
 mod codec;
 mod expiration;
 mod expiry;
@@ -24,6 +25,7 @@ mod upload_record;
 
 pub use base_version::{BASE_VERSION_KEY, BaseVersion};
 pub use change::Change;
+pub use claim::{Claim, claim_key};
 pub use expiration::{Deadline, EXPIRATION_MAX, Expiration, Extension, is_live};
 pub use expiry::{
     Due, check_expiry_value, expiry_end, expiry_key, expiry_value, read_expiry_key,

@@ -1,7 +1,8 @@
 //! Several engines on one shared index in PostgreSQL and one blob tier, in one process.
 //!
 //! Without PostgreSQL the tests print `SKIPPED` and pass (CONTRIBUTING.md describes its installation).
-//! Processes that are killed or stopped are in `members/processes.rs`.
+//! Long reads, background work and limits are in `members/together.rs`, processes that are killed or
+//! stopped in `members/processes.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::servers::required;
 
 mod process;
 mod processes;
+mod together;
 
 /// Settings of a server whose machine does not fail.
 const SETTINGS: &[&str] = &["fsync=off", "max_connections=100", "deadlock_timeout=20ms"];
