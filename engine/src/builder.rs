@@ -17,7 +17,8 @@ use crate::config::Config;
 use crate::engine::{Engine, Parts};
 use crate::read_only;
 use crate::startup::{
-    FallbackChoice, env_of, fallback_options, open_when_free, reads_and_namespaces, watched,
+    FallbackChoice, check_members, env_of, fallback_options, lease_times, open_when_free,
+    reads_and_namespaces, watched,
 };
 
 /// Builder of an engine. See [`Engine::builder`].
@@ -407,6 +408,7 @@ impl Builder {
             options: self.config.blobs.clone(),
             timeout: self.config.limits.sweep.timeout,
             adopt: self.adopt,
+            lease: lease_times(&self.config),
         };
         // The location of a caller's own index is unknown, so blobs can't share a disk with it.
         let index_path = is_embedded.then(|| self.data.join("index"));
@@ -441,13 +443,15 @@ async fn start(
     index_path: Option<&Path>,
     fallback: FallbackChoice,
 ) -> Result<Engine> {
+    check_members(&*claim.index, config)?;
     let env = env_of(&*claim.index, claim.env.clone()).await?;
     let claim = TierClaim { env, ..claim };
     let TierClaim { index, env, .. } = claim.clone();
     // The blob tier is claimed before the epoch begins: a refused tier must leave no trace.
     let begin = async {
         let blobs = claim.take_all(places).await?;
-        let fallback = attach(&index, fallback.source, fallback.is_lost).await?;
+        let lease = (&env, claim.lease);
+        let fallback = attach(&index, fallback.source, fallback.is_lost, lease).await?;
         let epoch = match index.shared() {
             Some(shared) => shared.epoch(),
             None => begin_epoch(&index).await?,

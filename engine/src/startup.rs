@@ -8,8 +8,8 @@ use std::time::Duration;
 use cenotaph_actors::{FallbackOptions, Namespaces};
 use cenotaph_storage::blobs::BlobTiers;
 use cenotaph_storage::fallback::{AttachedFallback, Fallback};
-use cenotaph_storage::index::Index;
 use cenotaph_storage::index::fjall::FjallIndex;
+use cenotaph_storage::index::{Index, LeaseTimes};
 use cenotaph_storage::{Env, Error, ErrorKind, Pins, Reads, Result};
 
 use crate::config::{Config, configured_namespaces};
@@ -73,6 +73,38 @@ pub(crate) async fn watched<T>(
             None => index.watch(env.monotonic()),
         }
     }
+}
+
+/// Returns the times by which an engine judges other members of a shared index.
+pub(crate) fn lease_times(config: &Config) -> LeaseTimes {
+    LeaseTimes {
+        interval: config.limits.heartbeat,
+        lease: config.limits.members.lease,
+    }
+}
+
+/// Checks the limits of an engine on a shared index.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] if the lease is too short for the time between two readings of all members, or
+/// the grace time of readers too short to store their pins.
+pub(crate) fn check_members(index: &dyn Index, config: &Config) -> Result<()> {
+    let limits = &config.limits;
+    let shortest = [
+        ("lease", limits.members.lease, 4),
+        ("reader_grace", limits.members.reader_grace, 8),
+    ];
+    for (name, value, beats) in shortest.into_iter().filter(|_| index.is_shared()) {
+        let min = limits.heartbeat.saturating_mul(beats);
+        if value < min {
+            let message = format!(
+                "setting out of bounds: limits.members.{name} must be at least {beats} times \
+                 limits.heartbeat: value={value:?} min={min:?}"
+            );
+            return Err(Error::new(ErrorKind::Invalid, "open", message));
+        }
+    }
+    Ok(())
 }
 
 /// Returns the environment of an engine on this index. All members of a shared index use its clock.

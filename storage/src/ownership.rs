@@ -45,7 +45,7 @@ use opendal::Operator;
 
 use crate::blobs::{self, BlobOptions, BlobTier, Contents, FoundBlob, Marker, marker};
 use crate::env::Env;
-use crate::index::{Index, Range, Table};
+use crate::index::{Index, LeaseTimes, Range, Table, wait_until_alone};
 use crate::records::{Change, Row, StoreRecord, TierState, all_parts_prefix};
 use crate::types::{Error, ErrorKind, Result, RevisionId, TierMark};
 
@@ -77,6 +77,8 @@ pub struct TierClaim {
     pub timeout: Duration,
     /// True if a tier that would be refused is taken.
     pub adopt: bool,
+    /// Times by which other members of a shared index are judged.
+    pub lease: LeaseTimes,
 }
 
 /// Record of the tier in the index.
@@ -156,6 +158,11 @@ impl TierClaim {
                 return self.take_over(record, tier, place).await;
             }
             Decision::IfPlausible => {
+                if record.is_some() {
+                    // Another member may be taking a tier, which this one must not be then.
+                    self.check_alone("another member is opening the store for the first time")
+                        .await?;
+                }
                 self.check_plausible(tier.as_ref(), &marker, &text).await?;
                 return self.take_over(record, tier, place).await;
             }
@@ -189,6 +196,11 @@ impl TierClaim {
                 }
             }
         }
+    }
+
+    /// Waits until no other member has the store open.
+    async fn check_alone(&self, why: &'static str) -> Result<()> {
+        wait_until_alone(&*self.index, &self.env, self.lease, why).await
     }
 
     /// Reads the record and the marker.

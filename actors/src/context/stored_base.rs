@@ -12,6 +12,7 @@
 //! drops last versions is submitted, so that no decision about a dropped object sees an earlier
 //! base version. A decision costs no read of the index for it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use cenotaph_storage::decide::{ReadSet, ReadValue, unreached};
@@ -25,7 +26,11 @@ use crate::context::Context;
 
 /// The base version of the store.
 #[derive(Default)]
-pub(crate) struct StoredBase(Mutex<State>);
+pub(crate) struct StoredBase {
+    state: Mutex<State>,
+    /// True if another member of a shared index may have raised it.
+    is_doubtful: AtomicBool,
+}
 
 #[derive(Clone, Copy, Default)]
 struct State {
@@ -51,18 +56,37 @@ impl StoredBase {
     /// of reading the index. A damaged entry is not an error.
     pub(crate) async fn load(index: &dyn Index, now: Timestamp) -> Result<Self> {
         let state = Self::stored(index, now).await?;
-        Ok(Self(Mutex::new(state)))
+        Ok(Self {
+            state: Mutex::new(state),
+            is_doubtful: AtomicBool::new(false),
+        })
     }
 
-    /// Reads the base version again, after another member may have raised it. A decision that rests on
-    /// a version that has become old does not commit.
+    /// Notes that another member may have raised the base version: a decision that rests on it was not
+    /// committed.
+    pub(crate) fn doubt(&self) {
+        self.is_doubtful.store(true, Ordering::Release);
+    }
+
+    /// Reads the base version again if it is doubtful. A decision that rests on a version that has
+    /// become old does not commit.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub(crate) async fn reload(&self, context: &Context) -> Result<()> {
-        let state = Self::stored(&*context.index, context.env.steady_now()).await?;
-        *self.state() = state;
-        Ok(())
+        if !self.is_doubtful.swap(false, Ordering::AcqRel) {
+            return Ok(());
+        }
+        match Self::stored(&*context.index, context.env.steady_now()).await {
+            Ok(state) => {
+                *self.state() = state;
+                Ok(())
+            }
+            Err(error) => {
+                self.doubt();
+                Err(error)
+            }
+        }
     }
 
     async fn stored(index: &dyn Index, now: Timestamp) -> Result<State> {
@@ -108,7 +132,7 @@ impl StoredBase {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -148,7 +172,10 @@ impl Context {
             match self.try_store_base().await {
                 Ok(base) => return Ok(base),
                 // Another member has stored a base version, which may be higher.
-                Err(CommitError::Changed) => self.base.reload(self).await?,
+                Err(CommitError::Changed) => {
+                    self.base.doubt();
+                    self.base.reload(self).await?;
+                }
                 Err(error) => {
                     self.fail_if_poisoned();
                     return Err(error.into_error());
@@ -169,7 +196,7 @@ impl Context {
             locked.set(base);
             let mut batch = Batch::new();
             batch.put(Table::Meta, BASE_VERSION_KEY, base.encode());
-            batch.require_all(reads.into_conditions());
+            reads.require(&mut batch);
             // The send fails if the caller has dropped the future.
             let completion = move |outcome: Result<(), CommitError>| {
                 drop(sender.send(outcome.map(|()| base)));

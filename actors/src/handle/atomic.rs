@@ -18,7 +18,8 @@ use cenotaph_storage::decide::{
     Deleted, Effect, FallbackAnswer, Mutation, Plan, Precondition, PutResult, ReadSet, Rename,
     RowState, Swap, SwapReply, SwapView,
 };
-use cenotaph_storage::index::CommitError;
+use cenotaph_storage::index::{CommitError, Table};
+use cenotaph_storage::records::BASE_VERSION_KEY;
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, SyncPoint};
 use tokio::sync::oneshot;
 
@@ -295,7 +296,12 @@ impl CrossShardCommit {
             };
             self.context.count(plan.event);
             let after = PostCommit::of(&plan.batch);
+            let context = Arc::clone(&self.context);
+            let rests_on_base = plan.reads.has(Table::Meta, BASE_VERSION_KEY);
             let answer = move |outcome| {
+                if rests_on_base && matches!(outcome, Err(CommitError::Changed)) {
+                    context.base.doubt();
+                }
                 let waiting = match outcome {
                     // If the task has ended, nobody decides again, and the caller is told so.
                     Err(CommitError::Changed) => match give_back.send(waiting) {
@@ -310,7 +316,7 @@ impl CrossShardCommit {
                 Waiting { reply, permit }.answer(committed.and(plan.reply));
             };
             let completion = completion(&self.context, after, reached, None, answer);
-            plan.batch.require_all(plan.reads.into_conditions());
+            plan.reads.require(&mut plan.batch);
             self.context.index.submit(plan.batch, completion);
         });
         match waiting {
@@ -397,7 +403,8 @@ fn decide(
 fn plan_failure<T>(error: &Error, id: &ObjectId) -> Plan<T> {
     let mut plan = match error.kind() {
         ErrorKind::Conflict { current } => Plan::conflict("batch", current),
-        _ => Plan::known(Err(error.clone())),
+        // The row may be that of a pending batch, which may not commit.
+        _ => Plan::nothing(Err(error.clone())),
     };
     plan.reply = plan.reply.map_err(|error| error.with_id(id));
     plan

@@ -2,10 +2,11 @@
 //! index, and stores the pins of long reads.
 //!
 //! ```text
-//! every heartbeat   read all members ──> one is overdue: declare it dead
-//!                                    └─> one is gone: settle its changes, orphans and deadlines
 //! every fourth of   a revision pinned at two readings in a row: store its pin
 //! `reader_grace`    a stored pin whose read has ended: remove it
+//! every heartbeat   read all members ──> one is overdue: declare it dead
+//!                                    └─> one is gone: settle its changes, orphans and deadlines
+//! `reader_grace`    the same, for members that came and went between two readings
 //! ```
 //!
 //! A pin is stored after at most half of the grace time of the sweepers, long before any of them
@@ -16,14 +17,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cenotaph_storage::index::{Batch, Range, SharedIndex, Table};
+use cenotaph_storage::index::{Batch, Heartbeats, Range, SharedIndex, Table};
 use cenotaph_storage::records::{
     read_reader_pin_key, reader_pin_key, reader_pin_value, reader_pins_prefix,
 };
 use cenotaph_storage::{Result, RevisionId};
 use tokio::sync::oneshot;
 
-use crate::context::members::Heartbeats;
 use crate::context::{Context, SharedContext};
 
 /// Pins read at once.
@@ -36,6 +36,10 @@ struct MemberTask {
     pins: ReaderPins,
     /// Monotonic time of the next look at the pins.
     pins_due: Duration,
+    /// Monotonic time at which work of others is looked for, whether or not a member was seen to go.
+    take_over_due: Duration,
+    /// True if a member is gone whose work has not been taken over.
+    is_gone: bool,
 }
 
 /// Revisions that reads of this member hold.
@@ -45,6 +49,8 @@ struct ReaderPins {
     held: BTreeSet<RevisionId>,
     /// Revisions whose pins are stored.
     stored: BTreeSet<RevisionId>,
+    /// Revisions whose pins may be stored: their last commit failed.
+    unsure: BTreeSet<RevisionId>,
 }
 
 /// Spawns the task, which ends when the returned sender is dropped. Returns `None` if the index has a
@@ -76,47 +82,57 @@ impl MemberTask {
             return;
         };
         // A member that was declared dead takes no part any more.
-        if context.index.poisoned().is_some() {
+        if context.index.poisoned().is_some() || context.health.is_closed() {
             return;
+        }
+        let now = context.env.monotonic();
+        // First: readers of this member depend on it.
+        if now >= self.pins_due {
+            self.pins_due = now.saturating_add(context.limits.members.reader_grace / 4);
+            if let Err(error) = self.pins.store(context, shared).await {
+                tracing::warn!(%error, "failed to store the pins of long reads");
+            }
         }
         if let Err(error) = self.watch(context, shared).await {
             tracing::warn!(%error, "failed to read the members of the shared index");
         }
-        let now = context.env.monotonic();
-        if now < self.pins_due {
-            return;
-        }
-        self.pins_due = now.saturating_add(context.limits.members.reader_grace / 4);
-        if let Err(error) = self.pins.store(context, shared).await {
-            tracing::warn!(%error, "failed to store the pins of long reads");
+        if self.is_gone || now >= self.take_over_due {
+            self.is_gone = false;
+            self.take_over_due = now.saturating_add(context.limits.members.reader_grace);
+            context.take_over();
+            if let Err(error) = remove_dead_pins(context).await {
+                tracing::warn!(%error, "failed to remove the pins of a member that is gone");
+            }
         }
     }
 
     /// Reads the clock and all members, and declares those dead that are overdue.
     async fn watch(&mut self, context: &Context, shared: &dyn SharedIndex) -> Result<()> {
-        let limits = &context.limits;
         let asked = context.env.monotonic();
         let now = shared.wall_time().await?;
         // An answer that took long says little about the present time.
-        if context.env.monotonic().saturating_sub(asked) <= limits.heartbeat {
+        if context.env.monotonic().saturating_sub(asked) <= context.limits.heartbeat {
             context.env.set_index_clock(now);
         }
         let begun = context.env.monotonic();
         let members = shared.members().await?;
-        let times = (limits.heartbeat, limits.members.lease);
-        let mut reading = self.heartbeats.note(&members, shared.epoch(), begun, times);
-        for (member, beat) in reading.overdue.drain(..) {
-            if shared.declare_dead(member, beat).await? {
-                tracing::warn!(member = member.get(), "a member was declared dead");
-                metrics::counter!("cenotaph_members_declared_dead_total").increment(1);
-                reading.is_gone = true;
+        let times = context.lease_times();
+        let reading = self.heartbeats.note(&members, shared.epoch(), begun, times);
+        self.is_gone |= reading.is_gone;
+        let mut declared = Ok(());
+        for (member, beat) in reading.overdue {
+            // A member whose entry can't be removed now must not hold up the others.
+            match shared.declare_dead(member, beat).await {
+                Ok(true) => {
+                    tracing::warn!(member = member.get(), "a member was declared dead");
+                    metrics::counter!("cenotaph_members_declared_dead_total").increment(1);
+                    self.is_gone = true;
+                }
+                Ok(false) => {}
+                Err(error) => declared = Err(error),
             }
         }
-        if reading.is_gone {
-            context.take_over();
-            remove_dead_pins(context).await?;
-        }
-        Ok(())
+        declared
     }
 }
 
@@ -132,16 +148,20 @@ impl ReaderPins {
             let key = reader_pin_key(*revision, shared.epoch());
             batch.put(Table::Meta, key, reader_pin_value());
         }
-        for revision in self.stored.difference(&long) {
+        let known = self.stored.union(&self.unsure);
+        for revision in known.filter(|revision| !long.contains(revision)) {
             batch.remove(Table::Meta, reader_pin_key(*revision, shared.epoch()));
         }
         if batch.is_empty() {
             return Ok(());
         }
-        // After a failure the next look writes all of them again: nothing is lost by a second put or
-        // removal.
-        self.stored.extend(&long);
+        // Until the commit is known to have succeeded, each of them may be stored or not: the next look
+        // puts those that are needed, and removes the others.
+        self.unsure.extend(self.stored.difference(&long));
+        self.unsure.extend(&long);
+        self.stored.clear();
         context.commit(batch, ()).await?;
+        self.unsure.clear();
         self.stored = long;
         Ok(())
     }
@@ -184,7 +204,6 @@ impl Context {
         self.wake_recovery();
         self.backlog.request_scan_of_orphans();
         self.wake_sweeper();
-        self.expiry_cursor.begin_anew();
         self.wake_expirer();
     }
 }

@@ -9,7 +9,8 @@
 //!
 //! Readers are not disturbed: they have pinned the revisions that they read (I8).
 
-use cenotaph_storage::records::{Row, RowBody, StoreRecord};
+use cenotaph_storage::index::Table;
+use cenotaph_storage::records::{Row, RowBody, STORE_KEY, StoreRecord};
 use cenotaph_storage::{Error, ErrorKind, ObjectId, Result, RevisionId, TierNumber};
 
 use crate::admission::payload::PayloadSource;
@@ -79,7 +80,9 @@ impl Tiered {
             .map_err(|error| error.with_id(id))
     }
 
-    /// Releases older blob tiers. The caller has checked that nothing names a revision in them.
+    /// Releases older blob tiers. The caller has checked that nothing names a revision in them. Returns
+    /// `false` if they remain, because other members of a shared index have the store open and would
+    /// miss them.
     ///
     /// # Errors
     /// Those of a commit. A marker that can't be deleted is only reported: the next opening ignores
@@ -88,9 +91,13 @@ impl Tiered {
         &self,
         running: &RunningMigration,
         empty: &[TierNumber],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let context = self.context();
         context.health.check("relocate")?;
+        if context.has_other_members().await? {
+            tracing::info!("older blob tiers remain while other members have the store open");
+            return Ok(false);
+        }
         let Some(record) = StoreRecord::read(&*context.index).await? else {
             let message = "the store has no record of its blob tiers";
             return Err(Error::new(ErrorKind::Corrupt, "relocate", message));
@@ -114,7 +121,9 @@ impl Tiered {
             numbers.iter().for_each(|&number| blobs.release(number));
             drop(running);
         };
-        context.commit_then(released.batch(), forget, ()).await?;
+        let mut batch = released.batch();
+        batch.require(Table::Meta, STORE_KEY, Some(record.encode()));
+        context.commit_then(batch, forget, ()).await?;
         for (number, tier) in tiers {
             tracing::info!(%number, "the store has released a blob tier");
             let timeout = context.limits.sweep.timeout;
@@ -123,6 +132,6 @@ impl Tiered {
                 tracing::warn!(?deleted, %number, "a released tier may have kept its marker");
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use cenotaph_storage::decide::{DecisionEvent, Effect, Plan};
-use cenotaph_storage::index::{CommitError, Completion};
+use cenotaph_storage::index::{CommitError, Completion, Table};
 use cenotaph_storage::planted::Bug;
+use cenotaph_storage::records::BASE_VERSION_KEY;
 use cenotaph_storage::{Error, ErrorKind, Result};
 
 use crate::admission::permits::Permit;
@@ -75,15 +76,23 @@ impl Shard {
         let after = PostCommit::of(&plan.batch);
         let reached = vec![(ticket, pending.durable())];
         let context = Arc::clone(&self.context);
+        let rests_on_base = plan.reads.has(Table::Meta, BASE_VERSION_KEY);
         let answer = move |outcome| match (outcome, again) {
-            (Err(CommitError::Changed), Some(again)) => again.send(&context, reply),
-            (outcome, _) => {
+            (Err(CommitError::Changed), Some(again)) => {
+                if rests_on_base {
+                    context.base.doubt();
+                }
+                again.send(&context, reply);
+            }
+            (outcome, again) => {
+                // It holds a permit, which is returned before the reply.
+                drop(again);
                 let committed = outcome.map_err(CommitError::into_error);
                 guarded(plan.effect, reply)(committed.and(plan.reply));
             }
         };
         let completion = completion(&self.context, after, reached, permit, answer);
-        plan.batch.require_all(plan.reads.into_conditions());
+        plan.reads.require(&mut plan.batch);
         self.context.index.submit(plan.batch, completion);
     }
 }
@@ -100,9 +109,11 @@ pub(crate) fn completion(
     Box::new(move |outcome| {
         // Completions fire in order, so that all batches up to this one have ended: the index now
         // shows what they have left, which a decision must use after `Changed`, too.
-        if matches!(outcome, Ok(()) | Err(CommitError::Changed)) {
-            for (ticket, durable) in &reached {
-                durable.reached(*ticket);
+        for (ticket, durable) in &reached {
+            match outcome {
+                Ok(()) => durable.reached(*ticket),
+                Err(CommitError::Changed) => durable.changed(*ticket),
+                Err(_) => {}
             }
         }
         match &outcome {

@@ -74,8 +74,6 @@ impl Actor for Shard {
         pending: &mut PendingWrites,
     ) -> Result<(), ActorProcessingErr> {
         self.context.env.pass(SyncPoint::ShardBeforeDecide).await;
-        // Before the decision: durable writes are read from the index.
-        pending.trim();
         // After a failed commit the pending writes are not trustworthy: nothing is decided on them.
         if let Err(error) = self.context.health.check_failed("commit") {
             message.refuse(error);
@@ -87,6 +85,8 @@ impl Actor for Shard {
             message.refuse(error);
             return Ok(());
         }
+        // Before the decision: writes whose batches have ended are read from the index.
+        pending.trim();
         self.decide(message, pending, attempt).await;
         self.context.env.pass(SyncPoint::ShardAfterSubmit).await;
         Ok(())

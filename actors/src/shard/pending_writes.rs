@@ -5,7 +5,7 @@
 //! entries still needed from the others. Guards I3: no two decisions rest on the same state. Only
 //! the shard reads its pending writes (I7).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use cenotaph_storage::decide::{Plan, RowState};
@@ -22,6 +22,10 @@ pub(crate) struct PendingWrites {
     settled: BTreeMap<OperationId, Ticket>,
     sessions: BTreeMap<Bytes, (Ticket, Option<Bytes>)>,
     order: VecDeque<(Ticket, PendingEntry)>,
+    /// Batches that were not committed, and whose entries are not forgotten yet.
+    changed: BTreeSet<Ticket>,
+    /// Objects of batches that were not committed, with the newest ticket that may rest on them.
+    doomed: BTreeMap<Bytes, Ticket>,
 }
 
 enum PendingEntry {
@@ -97,43 +101,69 @@ impl PendingWrites {
             .map(|(key, (_, value))| (key, value.as_ref()))
     }
 
-    /// Forgets the writes that have become durable.
+    /// Forgets the writes whose batches have ended: those that have become durable, and those that were
+    /// not committed, with all later writes of the same objects, which rest on them.
     pub(crate) fn trim(&mut self) {
-        let durable = self.tickets.durable().newest();
+        // The progress first: each batch up to it that was not committed is noted by then.
+        let ended = self.tickets.durable().newest();
+        self.changed.extend(self.tickets.durable().take_changed());
         while self
             .order
             .front()
-            .is_some_and(|(ticket, _)| *ticket <= durable)
+            .is_some_and(|(ticket, _)| *ticket <= ended)
         {
             let Some((ticket, entry)) = self.order.pop_front() else {
                 return;
             };
-            match entry {
-                // An entry is removed only by its own ticket: a later batch may have replaced it.
-                PendingEntry::RowState(key)
-                    if self
-                        .row_states
-                        .get(&key)
-                        .is_some_and(|(newest, _)| *newest == ticket) =>
-                {
-                    self.row_states.remove(&key);
-                }
-                PendingEntry::Settled(change) if self.settled.get(&change) == Some(&ticket) => {
-                    self.settled.remove(&change);
-                }
-                PendingEntry::UploadRecord(key)
-                    if self
-                        .sessions
-                        .get(&key)
-                        .is_some_and(|(newest, _)| *newest == ticket) =>
-                {
-                    self.sessions.remove(&key);
-                }
-                PendingEntry::RowState(_)
-                | PendingEntry::Settled(_)
-                | PendingEntry::UploadRecord(_) => {}
+            self.forget(ticket, &entry);
+            if self.changed.contains(&ticket) {
+                self.doom(ticket, entry);
             }
         }
+        self.changed.retain(|ticket| *ticket > ended);
+        self.doomed.retain(|_, horizon| *horizon > ended);
+    }
+
+    /// Forgets an entry, unless a later batch has replaced it.
+    fn forget(&mut self, ticket: Ticket, entry: &PendingEntry) {
+        match entry {
+            PendingEntry::RowState(key) => {
+                let newest = self.row_states.get(key).map(|(newest, _)| *newest);
+                if newest == Some(ticket) {
+                    self.row_states.remove(key);
+                }
+            }
+            PendingEntry::Settled(change) => {
+                if self.settled.get(change) == Some(&ticket) {
+                    self.settled.remove(change);
+                }
+            }
+            PendingEntry::UploadRecord(key) => {
+                let newest = self.sessions.get(key).map(|(newest, _)| *newest);
+                if newest == Some(ticket) {
+                    self.sessions.remove(key);
+                }
+            }
+        }
+    }
+
+    /// Forgets the later writes of an entry whose batch was not committed. They rest on it, so that
+    /// their batches are not committed either, unless they were decided after an earlier failure.
+    fn doom(&mut self, ticket: Ticket, entry: PendingEntry) {
+        let key = match entry {
+            PendingEntry::RowState(key) | PendingEntry::UploadRecord(key) => key,
+            PendingEntry::Settled(_) => return,
+        };
+        if self
+            .doomed
+            .get(&key)
+            .is_some_and(|horizon| ticket <= *horizon)
+        {
+            return;
+        }
+        self.row_states.remove(&key);
+        self.sessions.remove(&key);
+        self.doomed.insert(key, self.tickets.last());
     }
 }
 
@@ -170,5 +200,32 @@ mod tests {
         pending.durable().reached(second);
         pending.trim();
         assert_eq!(pending.row_state(&id), None);
+    }
+
+    #[test]
+    fn writes_that_rest_on_an_uncommitted_one_are_forgotten_with_it() {
+        let [hot, other] = ["hot", "other"].map(|key| ObjectId::try_from(key).unwrap());
+        let mut pending = PendingWrites::default();
+        let tickets: Vec<_> = (0..3).map(|_| pending.next_ticket()).collect();
+        for (ticket, version) in tickets.iter().zip(1..) {
+            pending.set_state(*ticket, &hot, absent(version));
+            pending.set_state(*ticket, &other, absent(version));
+        }
+        // Another member has written `hot`. The newest write of `other` rests on a doomed one, too.
+        pending.durable().changed(tickets[0]);
+        pending.trim();
+        assert_eq!(pending.row_state(&hot), None);
+        // Decided again, on what the index shows.
+        let again = pending.next_ticket();
+        pending.set_state(again, &hot, absent(9));
+        for doomed in &tickets[1..] {
+            pending.durable().changed(*doomed);
+            pending.trim();
+            assert_eq!(pending.row_state(&hot), Some(&absent(9)));
+        }
+        pending.durable().reached(again);
+        pending.trim();
+        assert_eq!(pending.row_state(&hot), None);
+        assert!(pending.doomed.is_empty() && pending.order.is_empty());
     }
 }

@@ -10,7 +10,7 @@ use cenotaph_storage::decide::{
     ReadSet, ReadValue, Repair, RowState, SeenEntry, SeenObject, SeenRow, SeenUpload, Swap,
     SwapView, UploadRepair,
 };
-use cenotaph_storage::index::{Index, Range, Table};
+use cenotaph_storage::index::{Index, Range, RangeCondition, Table};
 use cenotaph_storage::records::{
     BASE_VERSION_KEY, Change, Filed, LastVersion, Row, UploadRecord, last_version_key, part_key,
     parts_prefix, read_part_key, upload_record_key,
@@ -215,6 +215,13 @@ impl<'a> DecisionReader<'a> {
             let value = ReadValue::Value(value.clone());
             self.reads.note(Table::Uploads, key.clone(), value);
         }
+        // No other part, either. Each part requires the upload record, which an end of the upload
+        // writes.
+        self.reads.note_range(RangeCondition {
+            table: Table::Uploads,
+            prefix: prefix.into(),
+            keys: entries.keys().cloned().collect(),
+        });
         Ok(entries)
     }
 

@@ -208,11 +208,10 @@ impl Relocate {
         }
         self.engine.settle().await?;
         let (left, free) = self.count_left(&older).await?;
-        if !free.is_empty() {
-            tiered.release_tiers(running, &free).await?;
-        }
         report.left = left;
-        report.released = free;
+        if !free.is_empty() && tiered.release_tiers(running, &free).await? {
+            report.released = free;
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@
 use bytes::Bytes;
 
 use super::{RowState, UnmetState};
-use crate::index::{Batch, Condition, Table};
+use crate::index::{Batch, RangeCondition, Table};
 use crate::types::{Error, ErrorKind, ObjectId, ObjectVersion, OperationId, Result};
 
 /// Everything that follows from one decision.
@@ -141,40 +141,53 @@ pub struct ReadEntry {
 /// An exclusive index has no other writer, so these entries are unchanged when the plan's batch
 /// commits. An index that several engines share must check them in the commit's transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReadSet(Vec<ReadEntry>);
+pub struct ReadSet {
+    entries: Vec<ReadEntry>,
+    ranges: Vec<RangeCondition>,
+}
 
 impl ReadSet {
     /// Adds a read.
     pub fn note(&mut self, table: Table, key: impl Into<Bytes>, value: ReadValue) {
         let key = key.into();
-        self.0.push(ReadEntry { table, key, value });
+        self.entries.push(ReadEntry { table, key, value });
+    }
+
+    /// Adds a read of all keys with a prefix. The entries themselves are noted, too.
+    pub fn note_range(&mut self, range: RangeCondition) {
+        self.ranges.push(range);
     }
 
     /// Adds the reads of another set.
     pub fn extend(&mut self, other: Self) {
-        self.0.extend(other.0);
+        self.entries.extend(other.entries);
+        self.ranges.extend(other.ranges);
     }
 
-    /// Returns the reads as conditions of a batch. Only an index with a single owner has values that
-    /// can't be read, and it checks no conditions.
-    pub fn into_conditions(self) -> impl Iterator<Item = Condition> {
-        self.0.into_iter().filter_map(|read| {
-            let value = match read.value {
-                ReadValue::Absent => None,
-                ReadValue::Value(value) => Some(value),
-                ReadValue::Unreadable => return None,
-            };
-            Some(Condition {
-                table: read.table,
-                key: read.key,
-                value,
-            })
-        })
+    /// Returns whether an entry was read.
+    pub fn has(&self, table: Table, key: &[u8]) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|read| read.table == table && read.key == key)
+    }
+
+    /// Makes a batch depend on the reads. Only an index with a single owner has values that can't be
+    /// read, and it checks no conditions.
+    pub fn require(self, batch: &mut Batch) {
+        for read in self.entries {
+            match read.value {
+                ReadValue::Absent => batch.require(read.table, read.key, None),
+                ReadValue::Value(value) => batch.require(read.table, read.key, Some(value)),
+                ReadValue::Unreadable => {}
+            }
+        }
+        for range in self.ranges {
+            batch.require_only(range);
+        }
     }
 
     /// Returns the reads in their order.
     pub fn entries(&self) -> &[ReadEntry] {
-        &self.0
+        &self.entries
     }
 }
 

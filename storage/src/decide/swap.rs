@@ -144,7 +144,8 @@ impl Swap {
             }
             Ok(Next::Unchanged) => Plan::nothing(Ok(self.unchanged(row_state))),
             Ok(Next::Absent) => Plan::nothing(Ok(SwapReply::without_row(false))),
-            Err(error) => Plan::known(Err(error)),
+            // The row may be that of a pending batch, which may not commit.
+            Err(error) => Plan::nothing(Err(error)),
         }
     }
 

@@ -18,9 +18,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::{StreamExt, TryStreamExt};
 
 use super::{Fallback, FallbackListRequest, FallbackMeta, FallbackObject, FallbackPage, failed};
-use crate::index::Index;
+use crate::env::Env;
+use crate::index::{Index, LeaseTimes, wait_until_alone};
 use crate::records::{FallbackRecord, FallbackState};
 use crate::types::{ByteRange, Error, ErrorKind, Namespace, ObjectId, Result};
+
+/// Reason why a fallback is not opened: members do not learn of the seal of each other.
+const ALONE: &str = "a shared store with an open fallback is opened by a single member";
 
 /// Fallback of an open store. Clones share the seal.
 #[derive(Clone)]
@@ -134,6 +138,7 @@ pub async fn attach(
     index: &Arc<dyn Index>,
     source: Option<Arc<dyn Fallback>>,
     is_lost: bool,
+    (env, lease): (&Env, LeaseTimes),
 ) -> Result<Option<AttachedFallback>> {
     let record = FallbackRecord::read(&**index).await?;
     let description = source.as_ref().map(|source| source.describe());
@@ -142,7 +147,7 @@ pub async fn attach(
         decision,
         AttachDecision::Nothing | AttachDecision::NeverRead
     ) {
-        check_alone(&**index).await?;
+        wait_until_alone(&**index, env, lease, ALONE).await?;
     }
     match decision {
         AttachDecision::Nothing | AttachDecision::NeverRead => return Ok(None),
@@ -151,6 +156,12 @@ pub async fn attach(
         AttachDecision::AttachFirst => {
             let description = description.unwrap_or_default();
             FallbackRecord::open(description).write(index).await?;
+            // A member that has joined since, and has read that there is no fallback, is seen here: it
+            // joins before it reads.
+            if let Err(error) = wait_until_alone(&**index, env, lease, ALONE).await {
+                FallbackRecord::remove(index).await?;
+                return Err(error);
+            }
         }
         AttachDecision::Lose(record) => {
             tracing::warn!(
@@ -162,18 +173,6 @@ pub async fn attach(
         }
     }
     Ok(source.map(AttachedFallback::new))
-}
-
-/// Checks that no other member has the store open: members do not learn of the seal of each other.
-async fn check_alone(index: &dyn Index) -> Result<()> {
-    match index.shared() {
-        Some(shared) if shared.members().await?.len() > 1 => Err(Error::new(
-            ErrorKind::AlreadyOpen,
-            "open",
-            "a shared store with an open fallback is opened by a single member",
-        )),
-        Some(_) | None => Ok(()),
-    }
 }
 
 /// Attaches the fallback of a store that is opened for reading. Writes nothing.

@@ -2,6 +2,8 @@
 //!
 //! Guards I3: a batch is all or nothing.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::Table;
@@ -20,6 +22,17 @@ pub struct Condition {
     pub value: Option<Bytes>,
 }
 
+/// Keys with a common prefix that a batch depends on: the batch commits only if exactly these exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeCondition {
+    /// Table of the keys.
+    pub table: Table,
+    /// Prefix of the keys.
+    pub prefix: Bytes,
+    /// All keys with the prefix.
+    pub keys: BTreeSet<Bytes>,
+}
+
 /// Writes to several tables that become durable and visible together, or not at all.
 ///
 /// Within a batch the last write of a key wins. Conditions refer to the state before the batch,
@@ -27,6 +40,7 @@ pub struct Condition {
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     conditions: Vec<Condition>,
+    ranges: Vec<RangeCondition>,
     ops: Vec<(Table, Bytes, Option<Bytes>)>,
     bytes: usize,
 }
@@ -57,9 +71,17 @@ impl Batch {
         self.conditions.push(Condition { table, key, value });
     }
 
-    /// Adds conditions.
-    pub fn require_all(&mut self, conditions: impl IntoIterator<Item = Condition>) {
-        self.conditions.extend(conditions);
+    /// Requires that exactly these keys have a prefix when the batch commits.
+    ///
+    /// The batch must also write a key that every batch which adds or removes a key with the prefix
+    /// requires: the lock of that key keeps the range as it is until the commit.
+    pub fn require_only(&mut self, range: RangeCondition) {
+        self.ranges.push(range);
+    }
+
+    /// Returns the conditions on ranges.
+    pub fn range_conditions(&self) -> &[RangeCondition] {
+        &self.ranges
     }
 
     /// Returns the conditions in order. A key may occur in several.
@@ -83,6 +105,7 @@ impl Batch {
     pub fn append(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.conditions.extend(other.conditions);
+        self.ranges.extend(other.ranges);
         self.ops.extend(other.ops);
     }
 

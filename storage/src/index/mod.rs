@@ -17,6 +17,7 @@ mod batch;
 pub mod contract;
 pub mod fjall;
 mod group_commit;
+mod heartbeats;
 mod payload_log;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -26,7 +27,9 @@ mod space;
 mod stall;
 mod step_over;
 
-pub use batch::{Batch, Condition, KEY_BYTES_MAX};
+pub use batch::{Batch, Condition, KEY_BYTES_MAX, RangeCondition};
+pub(crate) use heartbeats::wait_until_alone;
+pub use heartbeats::{Heartbeats, LeaseTimes, MemberReading};
 pub use payload_log::{CollectionStats, PayloadLogStats};
 pub use read_only::{ReadOnlyIndex, read_only};
 pub use shared::{Member, SharedIndex};

@@ -30,6 +30,8 @@ use crate::blobs::{self, BlobTier, BlobTiers, Contents, Marker};
 use crate::records::{NextTier, NumberedTier, StoreRecord};
 use crate::types::{Error, ErrorKind, Result, TierMark, TierNumber};
 
+/// Reason why a store is not moved.
+const ALONE: &str = "a shared store moves to another blob tier while only one member has it open";
 /// Number of repetitions of an opening that other members of a shared index may have disturbed.
 const RACES: u32 = 4;
 /// Longest pause between them.
@@ -165,7 +167,7 @@ impl TierClaim {
         let (tier, next) = self.addition(record, &place, on_new).await?;
         // Step 1: the next tier.
         let current = next.tier;
-        self.check_alone().await?;
+        self.check_alone(ALONE).await?;
         let adding = if record.next.as_ref() != Some(&next) {
             let adding = StoreRecord {
                 next: Some(next),
@@ -186,21 +188,15 @@ impl TierClaim {
         // Step 3: the current tier.
         let added = with_current(record, current);
         added.write(&self.index, Some(&adding)).await?;
+        // A member that has joined since has read the record before, or after. In the first case it
+        // does not know the tier, and is seen here: it joins before it reads.
+        if let Err(error) = self.check_alone(ALONE).await {
+            adding.write(&self.index, Some(&added)).await?;
+            return Err(error);
+        }
         let number = current.number;
         tracing::info!(tier = tier.place(), %number, "the store has a new current blob tier");
         Ok(())
-    }
-
-    /// Checks that no other member has the store open: it would not know the new tier.
-    async fn check_alone(&self) -> Result<()> {
-        match self.index.shared() {
-            Some(shared) if shared.members().await?.len() > 1 => Err(Error::new(
-                ErrorKind::AlreadyOpen,
-                "open",
-                "a shared store moves to another blob tier while only one member has it open",
-            )),
-            Some(_) | None => Ok(()),
-        }
     }
 
     /// Checks that the tier at this place can be added. Returns the tier, or `None` if its

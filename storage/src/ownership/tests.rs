@@ -39,6 +39,10 @@ impl Scene {
 
     fn claim(&self, adopt: bool) -> TierClaim {
         TierClaim {
+            lease: LeaseTimes {
+                interval: Duration::from_millis(10),
+                lease: Duration::from_millis(100),
+            },
             index: self.index.clone(),
             env: Env::real().unwrap(),
             options: BlobOptions::default(),

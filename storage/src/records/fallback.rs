@@ -119,6 +119,16 @@ impl FallbackRecord {
     pub async fn write(&self, index: &Arc<dyn Index>) -> Result<()> {
         commit(index, self.batch()).await
     }
+
+    /// Removes the record of a fallback that was never used.
+    ///
+    /// # Errors
+    /// Those of a commit.
+    pub(crate) async fn remove(index: &Arc<dyn Index>) -> Result<()> {
+        let mut batch = Batch::new();
+        batch.remove(Table::Meta, FALLBACK_KEY);
+        commit(index, batch).await
+    }
 }
 
 #[cfg(test)]

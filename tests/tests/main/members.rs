@@ -175,7 +175,7 @@ async fn members_see_the_writes_of_each_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counters_of_several_members_are_exact() {
     const TASKS: usize = 8;
-    const INCREMENTS: u64 = 10;
+    const INCREMENTS: u64 = 5;
     let Some(mut store) = SharedStore::start().await else {
         return;
     };

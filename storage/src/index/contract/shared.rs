@@ -4,7 +4,10 @@
 //! state), of I6 (a dead member commits nothing) and of I10 (a lost reply is not guessed) for shared
 //! indexes.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::index::RangeCondition;
 
 /// Number of rounds of a race.
 const ROUNDS: usize = 60;
@@ -28,6 +31,7 @@ pub async fn all(subject: &dyn SharedSubject) {
     unmet_conditions_refuse_their_batch_alone(subject).await;
     conditions_see_earlier_batches(subject).await;
     creation_races_have_one_winner(subject).await;
+    ranges_include_the_keys_of_other_handles(subject).await;
     other_handles_read_everything_acknowledged(subject).await;
     decisions_on_each_others_keys_exclude_each_other(subject).await;
     counters_lose_no_increment(subject).await;
@@ -242,6 +246,40 @@ pub async fn batches_of_several_handles_stay_whole(subject: &dyn SharedSubject) 
         .for_each(|&table| batch.remove(table, "several"));
     commit(&handles[0], batch).await.expect("durable");
     close_all(handles).await;
+}
+
+/// Checks that a batch which requires the whole of a range is refused if another handle has added or
+/// removed a key of it, however close both commits are.
+pub async fn ranges_include_the_keys_of_other_handles(subject: &dyn SharedSubject) {
+    let [first, second] = [open(subject).await, open(subject).await];
+    commit(&first, put("range", "open")).await.expect("durable");
+    for round in 0..ROUNDS {
+        let added = format!("range/{round}");
+        let mut add = put(&added, "1");
+        add.require(Table::Rows, "range", Some(Bytes::from("open")));
+        add.require(Table::Rows, added.clone(), None);
+        let whole = |end: bool| {
+            let mut batch = put("range", if end { "ended" } else { "open" });
+            batch.require(Table::Rows, "range", Some(Bytes::from("open")));
+            batch.require_only(RangeCondition {
+                table: Table::Rows,
+                prefix: Bytes::from("range/"),
+                keys: BTreeSet::new(),
+            });
+            batch
+        };
+        let (adding, ending) = (submit(&second, add), submit(&first, whole(true)));
+        let added_first = adding.await.expect("completed").is_ok();
+        let ended = ending.await.expect("completed").is_ok();
+        assert_ne!(added_first, ended, "{round}: exactly one of both commits");
+        remove(&first, &[added]).await;
+        commit(&first, put("range", "open")).await.expect("durable");
+        commit(&second, whole(false))
+            .await
+            .expect("the range is empty again");
+    }
+    remove(&first, &["range".to_owned()]).await;
+    close_all([first, second]).await;
 }
 
 /// Checks that nothing of a member commits after it was declared dead, that it is poisoned, and that

@@ -30,12 +30,15 @@ use tokio_postgres::types::ToSql;
 
 use super::Shared;
 use super::connections::Borrowed;
-use super::evaluate::{Decided, Entries, Place, decide, left, required, written};
+use super::evaluate::{
+    Decided, Entries, Place, Ranges, decide, left, required, required_ranges, written,
+};
 use super::failure::{Failure, declared_dead, failure, unavailable};
 use super::schema::{FORMAT, FORMAT_ID};
+use super::snapshot::Scan;
 use super::statements::{Answer, Write, by_table, entries, slices};
 use crate::index::group_commit::{Changes, GroupOutcome, GroupSink};
-use crate::index::{Batch, CommitError, Table};
+use crate::index::{Batch, CommitError, Range, Table};
 use crate::types::{Error, ErrorKind};
 
 /// Number of steps that fit at least into the longest time without an answer.
@@ -74,12 +77,20 @@ struct Attempt {
 
 impl GroupSink for PostgresSink {
     fn commit_group(&mut self, batches: Vec<Batch>) -> Result<GroupOutcome, CommitError> {
-        let is_empty = |batch: &Batch| batch.is_empty() && batch.conditions().is_empty();
+        let is_empty = |batch: &Batch| {
+            let has_none = batch.conditions().is_empty() && batch.range_conditions().is_empty();
+            batch.is_empty() && has_none
+        };
         if batches.iter().all(is_empty) {
             return Ok(GroupOutcome::default());
         }
         let runtime = self.runtime.clone();
-        runtime.block_on(self.commit(&batches))
+        let outcome = runtime.block_on(self.commit(&batches));
+        if let Err(CommitError::NotStarted(error) | CommitError::Unknown(error)) = &outcome {
+            // Nothing commits any more, so that the heartbeat must end, too.
+            self.shared.fence(error);
+        }
+        outcome
     }
 }
 
@@ -199,7 +210,9 @@ impl PostgresSink {
         let Some(mut stored) = self.begin(connection, &required, &written(batches)).await? else {
             return Ok(Step::Gone);
         };
-        let mut decided = decide(batches, &stored);
+        // After the locks, which keep the ranges as they are.
+        let ranges = self.ranges(connection, required_ranges(batches)).await?;
+        let mut decided = decide(batches, &stored, &ranges);
         let absent: BTreeSet<Place> = required
             .into_iter()
             .filter(|place| !stored.contains_key(place))
@@ -217,7 +230,7 @@ impl PostgresSink {
                 return Ok(Step::Again);
             }
             stored.extend(others);
-            decided = decide(batches, &stored);
+            decided = decide(batches, &stored, &ranges);
         }
         let left = left(&decided, &stored, &placed);
         decided.is_read_only = left.is_empty() && placed.is_empty();
@@ -290,6 +303,20 @@ impl PostgresSink {
         });
         let entries = try_join_all(tables).await?;
         Ok(entries.into_iter().flatten().collect())
+    }
+
+    /// Reads the keys of ranges.
+    async fn ranges(&self, connection: &Borrowed, required: BTreeSet<Place>) -> Answer<Ranges> {
+        let mut ranges = Ranges::new();
+        for (table, prefix) in required {
+            let range = Range::prefix(&prefix, usize::MAX);
+            let scan = Scan::new(&self.shared.schema, table, "key", &range);
+            let statement = connection.prepare_cached(&scan.sql).await?;
+            let rows = connection.query(&statement, &scan.parameters()).await?;
+            let keys = rows.iter().map(|row| Bytes::copy_from_slice(row.get(0)));
+            ranges.insert((table, prefix), keys.collect());
+        }
+        Ok(ranges)
     }
 
     /// Inserts absent keys, with the value that the group gives them or an empty one. Returns the

@@ -17,9 +17,9 @@ use crate::types::{Error, ErrorKind, Result};
 /// a transaction whose client is gone ends by itself.
 ///
 /// `synchronous_commit = off` would acknowledge commits that a crash of the server loses.
-fn session(statement_timeout: Duration) -> String {
-    let limit = statement_timeout.as_millis();
-    let (lock, idle) = (limit / 2, 2 * limit);
+fn session(statement_timeout: Duration, idle: Duration) -> String {
+    let (limit, idle) = (statement_timeout.as_millis(), idle.as_millis());
+    let lock = limit / 2;
     format!(
         "SET statement_timeout = {limit}; SET lock_timeout = {lock}; \
          SET idle_in_transaction_session_timeout = {idle}; \
@@ -68,8 +68,13 @@ impl Connections {
             // Of several hosts the primary: a standby shows an older state.
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
         Ok(Self {
-            readers: pool(&config, options, options.connections_max)?,
-            writers: pool(&config, options, WRITERS)?,
+            readers: {
+                let idle = options.statement_timeout.saturating_mul(2);
+                pool(&config, options, idle, options.connections_max)?
+            },
+            // The locks of a member that falls silent in its commit end before others, which wait for
+            // them, give up.
+            writers: pool(&config, options, options.statement_timeout / 4, WRITERS)?,
         })
     }
 
@@ -96,12 +101,17 @@ impl Connections {
     }
 }
 
-fn pool(config: &Config, options: &PostgresOptions, connections_max: usize) -> Result<Pool> {
+fn pool(
+    config: &Config,
+    options: &PostgresOptions,
+    idle: Duration,
+    connections_max: usize,
+) -> Result<Pool> {
     let manager = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
     let tls = tls::connector(options)?;
-    let session = session(options.statement_timeout);
+    let session = session(options.statement_timeout, idle);
     Pool::builder(Manager::from_config(config.clone(), tls, manager))
         .max_size(connections_max)
         .create_timeout(Some(CONNECT * 2))

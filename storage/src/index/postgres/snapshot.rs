@@ -165,15 +165,15 @@ impl Shared {
 }
 
 /// Statement of a scan.
-struct Scan {
-    sql: String,
+pub(super) struct Scan {
+    pub(super) sql: String,
     start: Option<Vec<u8>>,
     end: Option<Vec<u8>>,
     limit: i64,
 }
 
 impl Scan {
-    fn new(schema: &Schema, table: Table, columns: &str, range: &Range) -> Self {
+    pub(super) fn new(schema: &Schema, table: Table, columns: &str, range: &Range) -> Self {
         let mut sql = format!("SELECT {columns} FROM {} WHERE TRUE", schema.of(table));
         let start = match &range.start {
             Bound::Included(key) => Some((">=", key)),
@@ -200,7 +200,7 @@ impl Scan {
         }
     }
 
-    fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+    pub(super) fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
         let bounds = [&self.start, &self.end].into_iter().flatten();
         let mut parameters: Vec<&(dyn ToSql + Sync)> = Vec::new();
         parameters.extend(bounds.map(|key| key as &(dyn ToSql + Sync)));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cenotaph::{Engine, Env, ErrorKind, OperatorFallback, Reason};
 use cenotaph_tests::store::{INLINE, payload};
 use futures::StreamExt;
+use futures::future::{join, join_all};
 
 use super::SharedStore;
 
@@ -230,4 +231,68 @@ async fn openings_that_need_a_single_member_are_refused() {
         "refused openings leave no member: {members:?}"
     );
     store.end(vec![engine]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_one_member_are_in_an_upload_that_another_ends_or_refused() {
+    let Some(store) = SharedStore::start().await else {
+        return;
+    };
+    let [ender, uploader] = [store.member().await, store.member().await];
+    for round in 0..30 {
+        let key = format!("film/{round}");
+        let upload = ender.multipart(&key).await.unwrap();
+        let others = uploader.upload(&key, upload.upload_id()).unwrap();
+        upload.part(1, payload(1, INLINE)).await.unwrap();
+        let parts = join_all((2..8).map(async |number| {
+            let part = others
+                .part(number, payload(u64::from(number), INLINE))
+                .await;
+            part.is_ok()
+        }));
+        if round % 3 == 0 {
+            let (parts, aborted) = join(parts, upload.abort()).await;
+            aborted.unwrap();
+            drop(parts);
+            assert!(uploader.get(&key).await.unwrap().is_none());
+            continue;
+        }
+        let (parts, completed) = join(parts, upload.complete().into_future()).await;
+        completed.unwrap();
+        let accepted = 1 + parts.into_iter().filter(|is_accepted| *is_accepted).count();
+        let size = ender.head(&key).await.unwrap().unwrap().metadata.size;
+        assert_eq!(
+            size,
+            (accepted * INLINE) as u64,
+            "round {round}: {accepted} parts were accepted"
+        );
+    }
+    store.end(vec![ender, uploader]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn store_over_a_fallback_opens_again_after_its_member_has_died() {
+    let Some(store) = SharedStore::start().await else {
+        return;
+    };
+    let old = cenotaph::Operator::new(opendal::services::Memory::default()).unwrap();
+    old.write("old", "from the fallback").await.unwrap();
+    let open = || {
+        let builder = Engine::builder(store.directory.path()).config(store.config.clone());
+        let builder = builder.shared_with(store.url(), store.options.clone());
+        builder.fallback(OperatorFallback::new(old.clone())).open()
+    };
+    // It ends without closing.
+    drop(open().await.unwrap());
+    let engine = open().await.unwrap();
+    assert_eq!(engine.members().await.unwrap().0.len(), 1);
+    assert!(engine.head("old").await.unwrap().is_some());
+    // A living member is noticed long before a dead one.
+    let refused = open().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::AlreadyOpen);
+    assert!(engine.migrate().await.unwrap().is_sealed);
+    // Without the fallback there may be others again.
+    let second = store.member().await;
+    assert!(second.head("old").await.unwrap().is_some());
+    store.end(vec![engine, second]).await;
 }
