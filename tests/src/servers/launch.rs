@@ -128,12 +128,19 @@ impl Running {
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
+impl Running {
+    /// Kills the server, and waits for the end of its last process.
+    pub fn kill(&mut self) {
         // Closes the pipe of the watcher, which then kills the group.
         drop(self.child.stdin.take());
         // Returns when the last process of the group has closed its end.
         let _ = self.last.read_to_end(&mut Vec::new());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
         // Removes the zombie.
         let _ = self.child.wait();
         if std::thread::panicking() {

@@ -1,7 +1,8 @@
 //! A PostgreSQL server of a test.
 
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -50,6 +51,8 @@ impl PostgresData {
     pub fn new() -> io::Result<Self> {
         let programs = find_programs()?;
         let directory = TempDir::new()?;
+        // The server refuses data that others can read.
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o700))?;
         if is_root()? {
             chown(directory.path(), Some(NOBODY), Some(NOBODY))?;
         }
@@ -139,7 +142,76 @@ impl PostgresData {
     }
 }
 
+impl PostgresData {
+    /// Copies the data of a running server as those of a standby, which follows it when it is started.
+    ///
+    /// # Panics
+    /// If the copy fails.
+    pub fn standby_of(&self, primary: &Postgres) -> Self {
+        let standby = Self::new().expect("the programs of the primary");
+        let mut copy = standby.command("pg_basebackup");
+        copy.args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf"]);
+        copy.args(["--dbname", &url(primary.port()), "--pgdata"]);
+        let copied = copy.arg(standby.path()).output().unwrap();
+        assert!(copied.status.success(), "{copied:?}");
+        standby
+    }
+
+    /// Makes a running server wait for its standby in each commit, once the standby follows it.
+    ///
+    /// # Panics
+    /// If the standby does not follow it within a minute.
+    pub async fn replicate_synchronously(&self, primary: &Postgres) {
+        let query = |sql: &str| {
+            let mut query = self.command("psql");
+            query.args(["--no-psqlrc", "--tuples-only", "--no-align"]);
+            query.args(["--dbname", &url(primary.port()), "--command", sql]);
+            let answer = query.output().unwrap();
+            assert!(answer.status.success(), "{answer:?}");
+            String::from_utf8_lossy(&answer.stdout).trim().to_owned()
+        };
+        query("ALTER SYSTEM SET synchronous_standby_names = '*'");
+        query("SELECT pg_reload_conf()");
+        let env = Env::real().unwrap();
+        let waited = env.deadline(PATIENCE, async {
+            while query("SELECT sync_state FROM pg_stat_replication") != "sync" {
+                env.sleep(LOOK).await;
+            }
+        });
+        assert!(waited.await.is_some(), "the standby does not follow");
+    }
+
+    /// Makes a running standby the primary.
+    ///
+    /// # Panics
+    /// If the standby is not promoted within a minute.
+    pub fn promote(&self) {
+        let mut promote = self.command("pg_ctl");
+        let promoted = promote.arg("promote").arg("--pgdata").arg(self.path());
+        let promoted = promoted.output().unwrap();
+        assert!(promoted.status.success(), "{promoted:?}");
+    }
+
+    /// Returns the command of a program, run by the user that runs the server.
+    fn command(&self, program: &str) -> Command {
+        let program = self.programs.join(program);
+        if !is_root().unwrap() {
+            return Command::new(program);
+        }
+        let nobody = NOBODY.to_string();
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups"]);
+        command.arg(program);
+        command
+    }
+}
+
 impl Postgres {
+    /// Kills the server as SIGKILL does, and waits for the end of its processes.
+    pub fn kill(&mut self) {
+        self.running.kill();
+    }
+
     /// Returns the port on localhost on which the server listens.
     pub fn port(&self) -> u16 {
         self.running.port()

@@ -1,7 +1,7 @@
 //! Several engines on one shared index in PostgreSQL and one blob tier, in one process.
 //!
 //! Without PostgreSQL the tests print `SKIPPED` and pass (CONTRIBUTING.md describes its installation).
-//! Long reads, background work and limits are in `members/together.rs`, processes that are killed or
+//! Long reads, background work and limits are in `members/together.rs`, killed servers in `members/failover.rs`, processes that are killed or
 //! stopped in `members/processes.rs`.
 
 use std::collections::BTreeSet;
@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::servers::required;
 
+mod failover;
 mod process;
 mod processes;
 mod together;
@@ -55,7 +56,7 @@ struct SharedStore {
     config: Config,
     options: PostgresOptions,
     server: Postgres,
-    _data: PostgresData,
+    data: PostgresData,
 }
 
 impl SharedStore {
@@ -68,7 +69,7 @@ impl SharedStore {
             config: config(),
             options: options(),
             server,
-            _data: data,
+            data,
         })
     }
 
