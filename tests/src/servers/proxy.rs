@@ -10,10 +10,12 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
 
 use cenotaph::Env;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 /// Command of a client that commits, and answer of the server that has done so. Also the end of the
 /// answer of a server that has rolled back.
@@ -37,6 +39,8 @@ pub struct Proxy {
 #[derive(Default)]
 struct State {
     target: AtomicU16,
+    /// Time by which answers of the server are delayed, in milliseconds.
+    delay_ms: AtomicU64,
     cuts: AtomicBool,
     commits: AtomicU64,
     before: AtomicU64,
@@ -85,6 +89,13 @@ impl Proxy {
         self.state.target.store(target, Ordering::SeqCst);
     }
 
+    /// Delays each answer of the server on new connections. The time of a request divided by this delay
+    /// is then the number of its round trips.
+    pub fn delay(&self, delay: Duration) {
+        let delay_ms = u64::try_from(delay.as_millis()).expect("a short delay");
+        self.state.delay_ms.store(delay_ms, Ordering::SeqCst);
+    }
+
     /// Cuts of four commits one before, one after and one while the server has it, or none.
     pub fn cut(&self, cuts: bool) {
         self.state.cuts.store(cuts, Ordering::SeqCst);
@@ -108,6 +119,10 @@ impl State {
         let mut server = TcpStream::connect(("127.0.0.1", target)).await?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
+        let delay = Duration::from_millis(self.delay_ms.load(Ordering::SeqCst));
+        if !delay.is_zero() {
+            return delayed(client, server, delay).await;
+        }
         let mut request = vec![0; BUFFER_BYTES];
         let mut answer = vec![0; BUFFER_BYTES];
         let mut cut = Cut::None;
@@ -165,6 +180,38 @@ impl State {
             2 => Cut::During,
             _ => Cut::None,
         }
+    }
+}
+
+/// Passes everything on, and the answers of the server later. Answers to requests that were sent
+/// together are late together.
+async fn delayed(client: TcpStream, server: TcpStream, delay: Duration) -> io::Result<()> {
+    let env = Env::real().map_err(io::Error::other)?;
+    let (mut requests, mut to_client) = client.into_split();
+    let (mut answers, mut to_server) = server.into_split();
+    let (late, mut due) = mpsc::unbounded_channel();
+    let collect = async {
+        let mut answer = vec![0; BUFFER_BYTES];
+        loop {
+            let bytes = answers.read(&mut answer).await?;
+            if bytes == 0 {
+                return io::Result::Ok(());
+            }
+            let at = env.monotonic() + delay;
+            drop(late.send((at, answer[..bytes].to_vec())));
+        }
+    };
+    let deliver = async {
+        while let Some((at, answer)) = due.recv().await {
+            env.sleep(at.saturating_sub(env.monotonic())).await;
+            to_client.write_all(&answer).await?;
+        }
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        ended = tokio::io::copy(&mut requests, &mut to_server) => ended.map(drop),
+        ended = collect => ended,
+        ended = deliver => ended,
     }
 }
 

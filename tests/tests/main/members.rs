@@ -26,6 +26,7 @@ use crate::servers::required;
 mod failover;
 mod process;
 mod processes;
+mod round_trips;
 mod together;
 
 /// Settings of a server whose machine does not fail.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::join;
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
@@ -54,9 +55,10 @@ impl PostgresSnapshot {
         let mut transaction = self.transaction.lock().await;
         if let Transaction::NotBegun = *transaction {
             let connection = self.shared.connections.reader("read").await?;
-            let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-            connection.batch_execute(begin).await.map_err(unreadable)?;
+            let rows = begun(&connection, sql, parameters).await;
+            let rows = rows.map_err(unreadable)?;
             *transaction = Transaction::Open(connection);
+            return Ok(rows);
         }
         let Transaction::Open(connection) = &*transaction else {
             let message = "a read of this snapshot has failed before; begin again";
@@ -211,6 +213,23 @@ impl Scan {
 
 fn value_of(schema: &Schema, table: Table) -> String {
     format!("SELECT value FROM {} WHERE key = $1", schema.of(table))
+}
+
+/// Begins a transaction and runs its first query, in one round trip.
+async fn begun(
+    connection: &Borrowed,
+    sql: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    // Prepared before: the query must not overtake the beginning.
+    let statement: Statement = connection.prepare_cached(sql).await?;
+    let client: &Client = connection;
+    let (begun, rows) = join!(
+        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+        client.query(&statement, parameters),
+    );
+    begun?;
+    rows
 }
 
 /// Runs a query with a prepared statement.
