@@ -17,6 +17,7 @@ use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::fallback::FallbackOptions;
 use crate::context::idle_refresh::IdleRefreshes;
+use crate::context::leftovers::Leftovers;
 use crate::context::messages::{
     ExpirerMessage, PrunerMessage, RecoveryMessage, ShardMessage, SweeperMessage,
 };
@@ -34,6 +35,7 @@ pub(crate) mod conflict_queue;
 pub(crate) mod expiry_cursor;
 pub(crate) mod fallback;
 pub(crate) mod idle_refresh;
+pub(crate) mod leftovers;
 pub(crate) mod members;
 pub(crate) mod messages;
 pub(crate) mod post_commit;
@@ -80,6 +82,7 @@ pub(crate) struct Context {
     /// True while a refused write waits for space to be reclaimed.
     pub(crate) making_room: AtomicBool,
     pub(crate) idle_refreshes: IdleRefreshes,
+    pub(crate) leftovers: Leftovers,
     pub(crate) conflict_queue: ConflictQueue,
     /// Background work that this member of a shared index does for all of them.
     pub(crate) claims: Claims,

@@ -17,6 +17,7 @@ use crate::context::conflict_queue::ConflictQueue;
 use crate::context::expiry_cursor::ExpiryCursor;
 use crate::context::fallback::FallbackOptions;
 use crate::context::idle_refresh::IdleRefreshes;
+use crate::context::leftovers::Leftovers;
 use crate::context::messages::RecoveryMessage;
 use crate::context::registry::ActorRegistry;
 use crate::context::stored_base::StoredBase;
@@ -152,6 +153,17 @@ impl Tiered {
         ) {
             supervisor.kill();
         }
+        let patience = self.context.limits.close_timeout;
+        let leftovers = self.context.leftovers.ended();
+        if self
+            .context
+            .env
+            .deadline(patience, leftovers)
+            .await
+            .is_none()
+        {
+            tracing::warn!("closed with deletions under way; a scrub finds the blobs");
+        }
         self.context.health.closed();
     }
 }
@@ -213,6 +225,7 @@ fn context(options: StartOptions, health: Health) -> Context {
         last_versions_kept: AtomicU64::new(0),
         making_room: AtomicBool::new(false),
         idle_refreshes: IdleRefreshes::default(),
+        leftovers: Leftovers::default(),
         conflict_queue: ConflictQueue::default(),
         claims: Claims::default(),
         is_migrating: AtomicBool::new(false),

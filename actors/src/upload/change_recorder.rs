@@ -108,6 +108,8 @@ impl Drop for ChangeRecorder {
             return;
         }
         let context = self.context.clone();
+        // The caller may close the engine as soon as its put has failed.
+        let under_way = context.leftovers.begin();
         let (id, operation) = (self.id.clone(), self.operation);
         let revisions = std::mem::take(&mut self.revisions);
         self.context.env.spawn(async move {
@@ -116,6 +118,7 @@ impl Drop for ChangeRecorder {
                     tracing::warn!(%revision, %error, "a blob that no member needs remains");
                 }
             }
+            drop(under_way);
         });
     }
 }
