@@ -11,14 +11,19 @@
 use cenotaph_storage::decide::{record, revision_key};
 use cenotaph_storage::index::Table;
 use cenotaph_storage::records::Change;
-use cenotaph_storage::{ObjectId, OperationId, Result, RevisionId};
+use cenotaph_storage::{ErrorKind, ObjectId, OperationId, Result, RevisionId};
 
 use super::nothing_named;
 use crate::context::SharedContext;
 use crate::runtime::live_writes::WriteGuard;
+use crate::runtime::restart_policy::backoff;
 
 /// Minimum number of revisions that are named at a time after the first.
 const MORE: usize = 8;
+
+/// Maximum number of attempts to delete a blob that was finished too late. After them only a scrub
+/// finds it.
+const DELETE_ATTEMPTS: u32 = 8;
 
 /// Recorder of the change of an upload. It keeps the change alive and names fresh revisions in it.
 pub(super) struct ChangeRecorder {
@@ -114,12 +119,33 @@ impl Drop for ChangeRecorder {
         let revisions = std::mem::take(&mut self.revisions);
         self.context.env.spawn(async move {
             for revision in revisions {
-                if let Err(error) = delete_swept(&context, &id, operation, revision).await {
-                    tracing::warn!(%revision, %error, "a blob that no member needs remains");
-                }
+                delete_patiently(&context, &id, operation, revision).await;
             }
             drop(under_way);
         });
+    }
+}
+
+/// Deletes the blob of such a revision, and repeats that while it fails.
+async fn delete_patiently(
+    context: &SharedContext,
+    id: &ObjectId,
+    operation: OperationId,
+    revision: RevisionId,
+) {
+    let (least, most) = (
+        context.limits.sweep.backoff_min,
+        context.limits.sweep.backoff_max,
+    );
+    for attempt in 0..DELETE_ATTEMPTS {
+        let Err(error) = delete_swept(context, id, operation, revision).await else {
+            return;
+        };
+        tracing::warn!(%revision, %error, "failed to delete a blob that no member needs");
+        if error.kind() == ErrorKind::Closed {
+            return;
+        }
+        context.env.sleep(backoff(least, most, attempt)).await;
     }
 }
 
