@@ -316,6 +316,17 @@ impl Sweeper {
         self.commit(deleted, group).await
     }
 
+    /// Makes a batch depend on the entry of an orphan as it was read if other members sweep, too.
+    /// Returns the key of the entry. Without other members a batch may overlap with that of a dead
+    /// predecessor, which does no harm.
+    fn required(&self, batch: &mut Batch, key: &RevisionKey, entry: Bytes) -> Bytes {
+        let row = Bytes::copy_from_slice(key.revision.as_bytes());
+        if self.context.index.is_shared() {
+            batch.require(Table::Orphans, row.clone(), Some(entry));
+        }
+        row
+    }
+
     async fn commit(&self, deleted: Vec<DueOrphan>, group: Group) -> Result<()> {
         let limits = &self.context.limits.sweep;
         let now = self.context.env.steady_now();
@@ -323,7 +334,7 @@ impl Sweeper {
         let mut settled = 0;
         let failures = group.failed.len() as u64;
         for DueOrphan { key, orphan, entry } in deleted {
-            let row = required(&mut batch, &key, entry);
+            let row = self.required(&mut batch, &key, entry);
             match orphan.deleted(now, limits.grace) {
                 // A late write may still create the blob: the entry stays for a second deletion.
                 Some(again) => batch.put(Table::Orphans, row, again.encode()),
@@ -334,7 +345,7 @@ impl Sweeper {
             }
         }
         for DueOrphan { key, orphan, entry } in group.failed {
-            let row = required(&mut batch, &key, entry);
+            let row = self.required(&mut batch, &key, entry);
             let delay = backoff(limits.backoff_min, limits.backoff_max, orphan.attempts);
             let later = orphan.failed(
                 now,
@@ -344,7 +355,7 @@ impl Sweeper {
             batch.put(Table::Orphans, row, later.encode());
         }
         for DueOrphan { key, orphan, entry } in group.restated {
-            let row = required(&mut batch, &key, entry);
+            let row = self.required(&mut batch, &key, entry);
             batch.put(Table::Orphans, row, orphan.encode());
         }
         match self.context.try_commit(batch, || {}, ()).await {
@@ -395,14 +406,6 @@ impl PassProgress {
             DeleteAttempt::Held(_) | DeleteAttempt::Passed => {}
         }
     }
-}
-
-/// Makes a batch depend on the entry of an orphan as it was read, and returns its key. Other members
-/// sweep, too.
-fn required(batch: &mut Batch, key: &RevisionKey, entry: Bytes) -> Bytes {
-    let row = Bytes::copy_from_slice(key.revision.as_bytes());
-    batch.require(Table::Orphans, row.clone(), Some(entry));
-    row
 }
 
 /// Reports a damaged entry, which a scrub handles: it must not hold up the others.
