@@ -36,8 +36,8 @@ impl Builder {
         self.shared_with(url, PostgresOptions::default())
     }
 
-    /// As [`shared`](Self::shared), with options: the schema of the tables, the name of this member,
-    /// numbers of connections, time limits.
+    /// As [`shared`](Self::shared), with options: the schema of the tables, their creation, the name of
+    /// this member, numbers of connections, time limits.
     pub fn shared_with(mut self, url: impl Into<String>, options: PostgresOptions) -> Self {
         let url = url.into();
         self.index = IndexChoice::Postgres(PostgresChoice { url, options });

@@ -319,6 +319,26 @@ async fn keys_that_are_too_long_and_other_formats_are_refused() {
     let opened = PostgresIndex::open(&url(1), Env::real().unwrap(), out_of_bounds).await;
     let error = opened.expect_err("the heartbeat is out of bounds");
     assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+    let absent = PostgresOptions {
+        schema: "mistyped".to_owned(),
+        create: false,
+        ..store.options.clone()
+    };
+    // The second time, too: a refusal creates nothing.
+    for _ in 0..2 {
+        let url = url(store.proxy.port());
+        let opened = PostgresIndex::open(&url, Env::real().unwrap(), absent.clone()).await;
+        let error = opened.expect_err("the schema has no tables");
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        let reason = "the database has no store in this schema: schema=mistyped";
+        assert!(error.to_string().contains(reason), "{error}");
+    }
+    let present = PostgresOptions {
+        schema: store.options.schema.clone(),
+        ..absent
+    };
+    let opened = PostgresIndex::open(&url(store.proxy.port()), Env::real().unwrap(), present).await;
+    opened.unwrap().close().await.unwrap();
     let secret = "postgres://cenotaph:hunter2@127.0.0.1:notaport/x";
     let env = Env::real().unwrap();
     let opened = PostgresIndex::open(secret, env, PostgresOptions::default()).await;

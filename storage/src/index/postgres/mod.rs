@@ -46,6 +46,9 @@ pub struct PostgresOptions {
     /// different schemas are independent. 1 to 63 characters `a-z`, `0-9` and `_`, the first of which
     /// is a letter.
     pub schema: String,
+    /// Creates the tables if the schema has none. `false` refuses such a schema instead: a mistyped
+    /// name must not look like an empty store.
+    pub create: bool,
     /// Name of this member, which [`SharedIndex::members`] shows.
     pub member: String,
     /// File with the certificates of the authorities that are trusted, as PEM. `None` trusts those of
@@ -69,6 +72,7 @@ impl Default for PostgresOptions {
     fn default() -> Self {
         Self {
             schema: "cenotaph".to_owned(),
+            create: true,
             member: "member".to_owned(),
             root_certificates: None,
             connections_max: 16,
@@ -193,13 +197,15 @@ impl Shared {
 }
 
 impl PostgresIndex {
-    /// Opens the index and joins it as a member. Creates the tables at the first opening.
+    /// Opens the index and joins it as a member. Creates the tables at the first opening, unless
+    /// [`create`](PostgresOptions::create) is `false`.
     ///
     /// `url` is a connection string, such as `postgres://user:password@host/database`. Must be
     /// called within a tokio runtime.
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] for an invalid URL or option, [`ErrorKind::UnknownFormat`] if the
+    /// [`ErrorKind::Invalid`] for an invalid URL or option, or if the tables do not exist and are not
+    /// to be created, [`ErrorKind::UnknownFormat`] if the
     /// tables have the format of another build, [`ErrorKind::Unavailable`] if the server can't be
     /// reached, or refuses. No error contains the URL.
     pub async fn open(url: &str, env: Env, options: PostgresOptions) -> Result<Self> {
@@ -207,9 +213,12 @@ impl PostgresIndex {
         let schema = Schema::new(&options.schema)?;
         let connections = Connections::new(url, &options)?;
         let joined = env.deadline(options.outage_max, async {
-            schema
-                .create(&*connections.reader("open").await?, &env)
-                .await?;
+            let connection = connections.reader("open").await?;
+            match options.create {
+                true => schema.create(&connection, &env).await?,
+                false => schema.require(&connection).await?,
+            }
+            connection.finished();
             members::join(&connections, &schema, &options.member).await
         });
         let epoch = joined.await.ok_or_else(|| overdue("open"))??;

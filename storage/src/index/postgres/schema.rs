@@ -113,16 +113,9 @@ impl Schema {
     /// [`ErrorKind::UnknownFormat`] if another build has written the tables in a format that this
     /// build does not know, [`ErrorKind::Unavailable`] if the server can't create or read them.
     pub(super) async fn create(&self, client: &Client, env: &crate::Env) -> Result<()> {
-        let format = format!(
-            "SELECT value FROM {} WHERE id = {FORMAT_ID}",
-            self.table("store")
-        );
         for attempt in 1.. {
-            match client.query_opt(&format, &[]).await {
-                Ok(Some(row)) => return checked(row.get(0)),
-                Ok(None) => {}
-                Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {}
-                Err(error) => return Err(unavailable("open", "the schema can't be read", error)),
+            if self.exists(client).await? {
+                return Ok(());
             }
             // One transaction, so that the tables exist completely or not at all.
             let creation = format!("BEGIN; {} COMMIT;", self.creation());
@@ -136,6 +129,35 @@ impl Schema {
             }
         }
         unreachable!("the loop ends with a return")
+    }
+
+    /// Checks that the tables exist, and creates nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the schema has no tables; otherwise as [`create`](Self::create).
+    pub(super) async fn require(&self, client: &Client) -> Result<()> {
+        if self.exists(client).await? {
+            return Ok(());
+        }
+        let message = format!(
+            "the database has no store in this schema: schema={}",
+            self.0
+        );
+        Err(Error::new(ErrorKind::Invalid, "open", message))
+    }
+
+    /// Returns `true` if the tables exist, in the format of this build.
+    async fn exists(&self, client: &Client) -> Result<bool> {
+        let format = format!(
+            "SELECT value FROM {} WHERE id = {FORMAT_ID}",
+            self.table("store")
+        );
+        match client.query_opt(&format, &[]).await {
+            Ok(Some(row)) => checked(row.get(0)).map(|()| true),
+            Ok(None) => Ok(false),
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(false),
+            Err(error) => Err(unavailable("open", "the schema can't be read", error)),
+        }
     }
 }
 
