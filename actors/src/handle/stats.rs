@@ -56,7 +56,8 @@ pub struct ActorStats {
     pub base_version: u64,
     /// Idle refreshes since the engine was opened: reads that extended a deadline.
     pub touches: u64,
-    /// Changes that are recorded and not settled.
+    /// Changes that are recorded and not settled. On a shared index, of all members, as the next
+    /// five figures.
     pub changes: u64,
     /// Orphans that are not settled.
     pub orphans: u64,
@@ -90,7 +91,8 @@ impl Tiered {
     /// Returns counts of the work that the actors have done, and of the work that remains.
     ///
     /// Multipart uploads are counted by reading them. Changes and orphans are counted in memory,
-    /// except right after the open and where there are over 100,000 orphans.
+    /// except right after the open, where there are over 100,000 orphans, and on a shared index, where
+    /// the memory of a member has not those of the others.
     ///
     /// # Errors
     /// The errors of reading the index.
@@ -150,7 +152,8 @@ impl Tiered {
 
     async fn tally_changes(&self) -> Result<Tally> {
         let started = |value: &Bytes| Change::decode(value).map(|change| change.started).into();
-        match self.context.backlog.tally_changes() {
+        let known = self.context.backlog.tally_changes();
+        match known.filter(|_| !self.context.index.is_shared()) {
             Some(tally) => Ok(tally),
             None => {
                 self.count(Table::Changes, Range::all(COUNT_PAGE), started)
@@ -161,7 +164,8 @@ impl Tiered {
 
     async fn tally_orphans(&self) -> Result<Tally> {
         let since = |value: &Bytes| Orphan::decode(value).map(|orphan| orphan.since).into();
-        match self.context.backlog.tally_orphans() {
+        let known = self.context.backlog.tally_orphans();
+        match known.filter(|_| !self.context.index.is_shared()) {
             Some(tally) => Ok(tally),
             None => {
                 self.count(Table::Orphans, Range::all(COUNT_PAGE), since)

@@ -306,3 +306,22 @@ async fn batches_and_renames_of_several_members_are_whole() {
     assert_eq!(object.bytes().await.unwrap(), payload(7, 3 * INLINE));
     store.end(members).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statistics_count_the_orphans_of_all_members() {
+    let Some(mut store) = SharedStore::start().await else {
+        return;
+    };
+    store.config.limits.members.reader_grace = Duration::from_secs(60);
+    let members = store.members(2).await;
+    members[0].put("a", payload(1, 3 * INLINE)).await.unwrap();
+    members[0].delete("a").await.unwrap();
+    for member in &members {
+        let actors = member.stats().await.unwrap().actors;
+        assert_eq!(actors.orphans, 1, "{actors:?}");
+        assert!(actors.oldest_orphan.is_some());
+    }
+    for member in members {
+        member.close().await.unwrap();
+    }
+}
