@@ -10,10 +10,36 @@ pub mod postgres;
 pub mod proxy;
 pub mod s3;
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use cenotaph::Operator;
 use opendal::layers::{RetryLayer, TimeoutLayer};
+
+/// Variable that turns a missing server into a failure.
+const REQUIRED: &str = "CENOTAPH_SERVERS";
+
+/// Returns the programs of a server, or prints `SKIPPED` and returns `None`.
+pub fn installed<T>(server: &str, found: io::Result<T>) -> Option<T> {
+    match found {
+        Ok(found) => Some(found),
+        Err(error) => {
+            // Directly to stderr: `eprintln!` is captured by the test harness, and a skipped server
+            // must be visible.
+            let _ = writeln!(io::stderr(), "SKIPPED: {server} is not installed: {error}");
+            None
+        }
+    }
+}
+
+/// Does the same, but panics if servers are required.
+pub fn required<T>(server: &str, found: io::Result<T>) -> Option<T> {
+    let is_required = std::env::var(REQUIRED).is_ok_and(|value| value == "required");
+    match installed(server, found) {
+        None if is_required => panic!("{server} is not installed: {REQUIRED}=required"),
+        found => found,
+    }
+}
 
 /// Time limit of the transfer of a part.
 const IO_TIMEOUT: Duration = Duration::from_secs(120);

@@ -22,37 +22,13 @@ mod suite;
 
 mod harness;
 
-use std::io::{self, Write};
-
 use azurite::Azurite;
+use cenotaph_tests::servers::installed;
 use cenotaph_tests::servers::s3::{PART_BYTES_MIN, S3};
 use local::{Directory, Memory};
 use suite::assert_passes;
 
-/// Variable that turns a missing server into a failure.
-const REQUIRED: &str = "CENOTAPH_SERVERS";
-
-/// Returns the programs of a server, or prints `SKIPPED` and returns `None`.
-fn installed<T>(server: &str, found: io::Result<T>) -> Option<T> {
-    match found {
-        Ok(found) => Some(found),
-        Err(error) => {
-            // PutResult directly to stderr: `eprintln!` is captured by the test harness, and a
-            // skipped server must be visible.
-            let _ = writeln!(io::stderr(), "SKIPPED: {server} is not installed: {error}");
-            None
-        }
-    }
-}
-
-/// Does the same, but panics if servers are required.
-pub(crate) fn required<T>(server: &str, found: io::Result<T>) -> Option<T> {
-    let is_required = std::env::var(REQUIRED).is_ok_and(|value| value == "required");
-    match installed(server, found) {
-        None if is_required => panic!("{server} is not installed: {REQUIRED}=required"),
-        found => found,
-    }
-}
+pub(crate) use cenotaph_tests::servers::required;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_passes_in_memory() {
