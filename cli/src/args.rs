@@ -3,11 +3,13 @@
 //!
 //! | file | contents |
 //! |---|---|
+//! | `index.rs` | arguments that name a shared index |
 //! | `objects.rs` | arguments of commands on single objects |
 //! | `trees.rs` | arguments of commands on directory trees |
 //! | `uploads.rs` | arguments of uploads in parts |
 //! | `values.rs` | parsers of single values |
 
+mod index;
 mod objects;
 mod trees;
 mod uploads;
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+pub(crate) use index::IndexArgs;
 pub(crate) use objects::{
     AmendArgs, CopyArgs, ExtendArgs, GetArgs, LsArgs, PutArgs, RmArgs, StatArgs,
 };
@@ -59,6 +62,12 @@ The query accepts every option of OpenDAL's service. Pass credentials in the env
 (AWS_ACCESS_KEY_ID, ..): other users of this machine can see command lines. s3, gcs and azblob
 need a build with the cargo feature of that name; the feature `cloud` enables all three.
 
+--index opens a shared store, whose index is in a PostgreSQL database and which several processes
+may have open at once, each as a member. --data is then the directory in which the tool remembers
+the blob tier. All members must be given the same tier: a bucket, or a directory that they share.
+Pass the URL in the environment (CENOTAPH_INDEX): other users of this machine can see command
+lines. Needs a build with the cargo feature `postgres`.
+
 RUST_LOG=debug shows the log of the engine.";
 
 /// Location and options of the store.
@@ -67,6 +76,9 @@ pub(crate) struct StoreArgs {
     /// Directory of the index.
     #[arg(long, global = true, value_name = "DIR", default_value = "data")]
     pub(crate) data: PathBuf,
+    /// The shared index of the store, if it has one, and that of its source.
+    #[command(flatten)]
+    pub(crate) index: IndexArgs,
     /// Location of the blob tier, which holds large objects. Needed once; see below.
     #[arg(long, global = true, value_name = "URI")]
     pub(crate) blobs: Option<String>,
@@ -103,6 +115,7 @@ impl Default for StoreArgs {
     fn default() -> Self {
         Self {
             data: PathBuf::from("data"),
+            index: IndexArgs::default(),
             blobs: None,
             older_blobs: Vec::new(),
             move_to: None,
@@ -196,6 +209,13 @@ pub(crate) enum Command {
     Migrate(MigrateArgs),
     /// Show the contents of all namespaces, the work of the engine, and its pending work.
     Stats(StatsArgs),
+    /// List the members of a shared store: the processes that have it open.
+    ///
+    /// Shows since when each has it open, the age of its last heartbeat by the clock of the
+    /// database, and the number of blobs that its long reads protect. This process joins as a member
+    /// for as long as the command runs, as every command does. A member that was killed is listed
+    /// until another one has seen its heartbeat stand still for 20 s; `recover` waits for that.
+    Members,
     /// Check both tiers of all namespaces against each other; repair on request.
     ///
     /// Finds unreadable rows, missing or damaged blobs and payloads, blobs and payloads that
@@ -207,7 +227,8 @@ pub(crate) enum Command {
     /// the loss that each way out would cause. Exits with 0 if no damage was found, and with 1 if
     /// the index is damaged or the store is open. Does not read the blob tier; see `scrub`.
     Doctor(DoctorArgs),
-    /// Open the store, settle the changes of a crash, and report them.
+    /// Open the store, settle the changes of a crash, and report them. On a shared store: wait until
+    /// members that were killed are declared dead, and settle their changes.
     Recover,
     /// Copy everything readable of a damaged store into a new store.
     ///
@@ -238,6 +259,36 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Returns the name of a command that has no use for a shared index, or `None` for the others.
+    pub(crate) fn is_without_index(&self) -> Option<&'static str> {
+        match self {
+            Self::Doctor(_) => Some("doctor"),
+            Self::Salvage(_) => Some("salvage"),
+            Self::Demo(_) => Some("demo"),
+            Self::DemoChild(_) => Some("demo-child"),
+            Self::Put(_)
+            | Self::Get(_)
+            | Self::Ls(_)
+            | Self::Stat(_)
+            | Self::Rm(_)
+            | Self::Uploads(_)
+            | Self::Abort(_)
+            | Self::Cp(_)
+            | Self::Mv(_)
+            | Self::Extend(_)
+            | Self::Amend(_)
+            | Self::Import(_)
+            | Self::Export(_)
+            | Self::Verify(_)
+            | Self::Migrate(_)
+            | Self::Stats(_)
+            | Self::Members
+            | Self::Scrub(_)
+            | Self::Recover
+            | Self::Adopt => None,
+        }
+    }
+
     /// Returns the name of a command that writes to a store, or `None` for a command that only
     /// reads.
     pub(crate) fn writes(&self) -> Option<&'static str> {
@@ -249,6 +300,7 @@ impl Command {
             | Self::Export(_)
             | Self::Verify(_)
             | Self::Stats(_)
+            | Self::Members
             | Self::Doctor(_) => None,
             // A scrub only reads unless it repairs.
             Self::Scrub(options) => (options.repair || options.drop_damaged)

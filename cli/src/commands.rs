@@ -11,6 +11,7 @@ mod extend;
 mod get;
 mod import;
 mod ls;
+mod members;
 mod migrate;
 mod mv;
 mod put;
@@ -63,6 +64,7 @@ pub(crate) async fn dispatch(
         }
         Command::Migrate(options) => migrate::run(store, report, &options).await,
         Command::Stats(options) => stats::run(store, report, &options).await,
+        Command::Members => members::run(store, report).await,
         Command::Recover => recover::run(store, report).await,
         // The open has adopted and remembered the tier already.
         Command::Adopt => report.result(

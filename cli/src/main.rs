@@ -12,6 +12,7 @@ mod args;
 mod blob_location;
 mod blob_uri;
 mod commands;
+mod index_url;
 mod store;
 mod transfer;
 mod ui;
@@ -95,14 +96,10 @@ fn start(cli: &Cli) -> Result<(Runtime, Env, Report), Failure> {
 }
 
 /// Runs the command, up to the close of the store.
-async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
+async fn run(mut cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     Signals::bound(&env, report.interrupt())?;
-    if let Some(name) = cli.command.writes().filter(|_| cli.store.read_only) {
-        return Err(Failure::Usage(format!(
-            "--read-only is for commands that only read a store: `{name}` writes"
-        )));
-    }
+    check(&mut cli)?;
     // Removed at the end, after the store is closed.
     let mut scratch = None;
     let (access, options) = match &cli.command {
@@ -125,7 +122,7 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
             (StoreAccess::Create, cli.store)
         }
         Command::Adopt => (StoreAccess::Adopt, cli.store),
-        Command::Migrate(options) if options.tier.is_some() => relocate_access(options, cli.store),
+        Command::Migrate(options) if options.tier.is_some() => relocate_access(options, cli.store)?,
         Command::Migrate(options) => migrate_access(options, cli.store, &mut scratch)?,
         Command::Get(_)
         | Command::Ls(_)
@@ -141,6 +138,7 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
         | Command::Export(_)
         | Command::Verify(_)
         | Command::Stats(_)
+        | Command::Members
         | Command::Recover => (StoreAccess::Existing, cli.store),
     };
     let store = signals.or(OpenStore::open(&options, access, env)).await?;
@@ -155,14 +153,51 @@ async fn run(cli: Cli, env: Env, report: &Report) -> Result<(), Failure> {
     result.and(closed)
 }
 
+/// Checks the options of the store against the command, and completes them by the environment.
+fn check(cli: &mut Cli) -> Result<(), Failure> {
+    let store = &mut cli.store;
+    if let Some(name) = cli.command.writes().filter(|_| store.read_only) {
+        return Err(Failure::Usage(format!(
+            "--read-only is for commands that only read a store: `{name}` writes"
+        )));
+    }
+    match cli.command.is_without_index() {
+        Some(name) if store.index.is_shared() => Err(Failure::Usage(format!(
+            "--index: `{name}` is for stores whose index is in a directory"
+        ))),
+        // Not the environment: it may name the index of another store than the one at hand.
+        Some(_) => Ok(()),
+        None => {
+            store.index = std::mem::take(&mut store.index).complete()?;
+            Ok(())
+        }
+    }
+}
+
+/// Checks that a dry run is possible.
+fn check_dry_run(options: &MigrateArgs, store: &StoreArgs) -> Result<(), Failure> {
+    if options.dry_run && store.index.is_shared() {
+        return Err(Failure::Usage(
+            "--dry-run opens the store read-only, which is not possible for a shared store; `stats` \
+             of the source counts its objects"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// Returns the store of a move to another blob tier. A dry run changes no file of it.
-fn relocate_access(options: &MigrateArgs, store: StoreArgs) -> (StoreAccess, StoreArgs) {
+fn relocate_access(
+    options: &MigrateArgs,
+    store: StoreArgs,
+) -> Result<(StoreAccess, StoreArgs), Failure> {
+    check_dry_run(options, &store)?;
     let store = StoreArgs {
         move_to: options.tier.clone(),
         read_only: options.dry_run,
         ..store
     };
-    (StoreAccess::Existing, store)
+    Ok((StoreAccess::Existing, store))
 }
 
 /// Returns the store of a migration. A dry run changes no file of an existing store, and counts for
@@ -172,6 +207,7 @@ fn migrate_access(
     store: StoreArgs,
     scratch: &mut Option<tempfile::TempDir>,
 ) -> Result<(StoreAccess, StoreArgs), Failure> {
+    check_dry_run(options, &store)?;
     let store = StoreArgs {
         fallback: options.from.clone(),
         fallback_lost: options.source_lost,

@@ -7,6 +7,7 @@ use cenotaph::{Config, Engine, Env, ErrorKind, Namespace, ObjectId};
 use crate::args::StoreArgs;
 use crate::ui::failure::Failure;
 
+pub(crate) mod members;
 mod source;
 mod tiers;
 
@@ -36,6 +37,8 @@ pub(crate) struct OpenStore {
     pub(crate) tiers: Tiers,
     /// The source of objects that the store does not have yet.
     pub(crate) source: Option<OpenSource>,
+    /// True if the index is shared with other processes.
+    pub(crate) is_shared: bool,
     /// Local directories of the store and its source. Imports do not read them; exports do not write to them.
     pub(crate) own_dirs: Vec<PathBuf>,
 }
@@ -54,8 +57,11 @@ impl OpenStore {
     ) -> Result<Self, Failure> {
         let namespace = namespace(args.namespace.as_deref())?;
         let tiers = Tiers::of(args, access)?;
-        // The builder of the engine creates an absent store, so the check precedes it.
-        if access != StoreAccess::Create && !args.data.join("index").is_dir() {
+        let is_shared = args.index.is_shared();
+        // The builder of the engine creates an absent store, so the check precedes it. The opening of
+        // a shared index checks that itself.
+        let may_be_absent = access == StoreAccess::Create || is_shared;
+        if !may_be_absent && !args.data.join("index").is_dir() {
             return Err(Failure::Failed(format!(
                 "there is no store here: data={}",
                 args.data.display()
@@ -66,6 +72,13 @@ impl OpenStore {
             ..Config::default()
         };
         let builder = Engine::builder(&args.data).config(config).env(env.clone());
+        let builder = match &args.index.index {
+            Some(url) => {
+                let create = access == StoreAccess::Create;
+                url.apply(builder, &args.index.index_schema, create)
+            }
+            None => builder,
+        };
         let (mut builder, tier_dirs) = tiers.apply(builder, access);
         let mut own_dirs = vec![args.data.clone()];
         own_dirs.extend(tier_dirs);
@@ -77,8 +90,7 @@ impl OpenStore {
         }
         let source = match &args.fallback {
             Some(uri) => {
-                let is_writable = args.fallback_is_writable;
-                let source = OpenSource::open(uri, &namespace, is_writable, env.clone()).await?;
+                let source = OpenSource::open(uri, &namespace, args, env.clone()).await?;
                 builder = builder.fallback_shared(source.fallback());
                 own_dirs.extend(source.dir.clone());
                 Some(source)
@@ -88,10 +100,16 @@ impl OpenStore {
         if args.fallback_lost {
             builder = builder.fallback_lost();
         }
-        let engine = builder
-            .open()
-            .await
-            .map_err(|error| explain(error, &args.data))?;
+        let engine = match builder.open().await {
+            Ok(engine) => engine,
+            Err(error) => {
+                // The entry of this member would remain in a shared source. The first error counts.
+                if let Some(source) = &source {
+                    drop(source.close().await);
+                }
+                return Err(explain(error, args));
+            }
+        };
         if !args.read_only {
             tiers.remember(&engine);
         }
@@ -107,6 +125,7 @@ impl OpenStore {
             env,
             tiers,
             source,
+            is_shared,
             own_dirs,
         })
     }
@@ -133,12 +152,13 @@ impl OpenStore {
     }
 }
 
-/// Converts an error of the open. An open store is reported with its directory.
-fn explain(error: cenotaph::Error, data: &Path) -> Failure {
-    if error.kind() == ErrorKind::AlreadyOpen {
+/// Converts an error of the open. An open store is reported with its directory, unless its index is
+/// elsewhere.
+fn explain(error: cenotaph::Error, args: &StoreArgs) -> Failure {
+    if error.kind() == ErrorKind::AlreadyOpen && !args.index.is_shared() {
         return Failure::Failed(format!(
             "the store is open already, in this or another process: data={}",
-            data.display()
+            args.data.display()
         ));
     }
     error.into()

@@ -11,6 +11,7 @@ mod migrations;
 mod objects;
 mod read_only;
 mod scrubs;
+mod shared;
 mod streams;
 mod tiers;
 mod trees;

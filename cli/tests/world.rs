@@ -1,5 +1,6 @@
 //! A temporary directory for the binary, with helpers to run it and to check its output.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use tempfile::TempDir;
 /// Temporary directory of a test, removed when it is dropped.
 pub(crate) struct World {
     temporary: TempDir,
+    /// Environment variables of the tool.
+    environment: BTreeMap<&'static str, String>,
 }
 
 /// Output and exit code of the tool.
@@ -28,7 +31,18 @@ impl World {
     pub(crate) fn new() -> Self {
         Self {
             temporary: tempfile::tempdir().unwrap(),
+            environment: BTreeMap::new(),
         }
+    }
+
+    /// Sets an environment variable of the tool.
+    pub(crate) fn set(&mut self, name: &'static str, value: &str) {
+        self.environment.insert(name, value.to_owned());
+    }
+
+    /// Removes an environment variable of the tool.
+    pub(crate) fn unset(&mut self, name: &str) {
+        self.environment.remove(name);
     }
 
     /// Returns the path of a name in the directory.
@@ -44,8 +58,11 @@ impl World {
             .arg(self.path("data"))
             .args(arguments)
             .current_dir(self.temporary.path());
+        for name in ["RUST_LOG", "CENOTAPH_INDEX", "CENOTAPH_FROM_INDEX"] {
+            command.env_remove(name);
+        }
         command
-            .env_remove("RUST_LOG")
+            .envs(&self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

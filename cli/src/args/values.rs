@@ -1,11 +1,13 @@
 //! Parsers of single values: numbers of jobs, times, sizes, ranges, ids.
 
+use std::convert::Infallible;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use cenotaph::{ByteRange, EXPIRATION_MAX, UploadId};
 
+use crate::index_url::IndexUrl;
 use crate::ui::human;
 
 /// Prefix of the names of custom entries that only an import may write.
@@ -17,6 +19,11 @@ const PART_BYTES: RangeInclusive<u64> = 1024 * 1024..=5 * 1024 * 1024 * 1024;
 const JOBS: RangeInclusive<usize> = 1..=256;
 /// `100y` as parsed by [`time`]: its years have 365.25 days, those of [`EXPIRATION_MAX`] have 365.
 const HUNDRED_YEARS: Duration = Duration::from_secs(100 * 31_557_600);
+
+/// Takes the URL of a shared index as it is. The error of a parser would quote it.
+pub(super) fn index_url(text: &str) -> Result<IndexUrl, Infallible> {
+    Ok(IndexUrl::new(text))
+}
 
 /// Parses a number of concurrent jobs.
 pub(super) fn jobs(text: &str) -> Result<usize, String> {

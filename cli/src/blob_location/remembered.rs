@@ -6,10 +6,11 @@
 //! {"format":1,"blobs":"fs:/disk/blobs"}                          an absolute path
 //! {"format":1,"blobs":"s3://bucket/root?region=eu&endpoint=.."}  scheme, bucket, root, options
 //! {"format":2,"blobs":"s3://bucket/root","older":["fs:"]}        the current tier and older ones
+//! {"format":3,"blobs":"s3://bucket/root","older":[]}             the index is shared, elsewhere
 //! ```
 //!
-//! Format 2 is written only for a store with older tiers, so that earlier builds can read the file
-//! of every other store.
+//! Format 2 is written only for a store with older tiers, and format 3 only for a store with a shared
+//! index, so that earlier builds can read the file of every other store.
 //!
 //! A move from the tier OLD to the tier NEW, each step durable before the next:
 //!
@@ -45,6 +46,8 @@ const FILE: &str = "tier.json";
 const ONE: u64 = 1;
 /// Format of the file of a store with older tiers.
 const SEVERAL: u64 = 2;
+/// Format of the file of a store whose index is shared.
+const SHARED: u64 = 3;
 /// Permission bits of the file, equal to those of the other files of the store.
 #[cfg(unix)]
 const MODE: u32 = 0o600;
@@ -56,6 +59,8 @@ pub(crate) struct Remembered {
     pub(crate) current: Location,
     /// Locations of the tiers that were current before and are not released.
     pub(crate) older: Vec<Location>,
+    /// True if the index of the store is shared, and not in the data directory.
+    pub(crate) is_shared: bool,
 }
 
 impl Remembered {
@@ -84,7 +89,9 @@ impl Remembered {
         };
         let value: Value = serde_json::from_slice(&text).map_err(|_| damaged())?;
         match value["format"].as_u64() {
-            Some(ONE | SEVERAL) | None => Self::parse(&value).map(Some).ok_or_else(damaged),
+            Some(ONE | SEVERAL | SHARED) | None => {
+                Self::parse(&value).map(Some).ok_or_else(damaged)
+            }
             // Not damage: the advice to remove the file would lose the location.
             Some(later) => {
                 let message = format!(
@@ -98,7 +105,8 @@ impl Remembered {
 
     fn parse(value: &Value) -> Option<Self> {
         let location = |value: &Value| value.as_str().map(|uri| Location(uri.to_owned()));
-        let older = match value["format"].as_u64()? {
+        let format = value["format"].as_u64()?;
+        let older = match format {
             ONE => Vec::new(),
             _ => value["older"]
                 .as_array()?
@@ -107,11 +115,19 @@ impl Remembered {
                 .collect::<Option<_>>()?,
         };
         let current = location(&value["blobs"])?;
-        Some(Self { current, older })
+        Some(Self {
+            current,
+            older,
+            is_shared: format == SHARED,
+        })
     }
 
     /// Writes the file durably.
     pub(crate) fn write(&self, data: &Path) -> io::Result<()> {
+        if self.is_shared {
+            // The opening of a shared store creates no data directory.
+            fs::create_dir_all(data)?;
+        }
         let path = data.join(FILE);
         let fresh = data.join(format!("{FILE}.new"));
         let mut options = File::options();
@@ -129,11 +145,12 @@ impl Remembered {
 
     fn json(&self) -> Value {
         let current = self.current.uri();
-        if self.older.is_empty() {
-            return json!({ "format": ONE, "blobs": current });
-        }
         let older: Vec<&str> = self.older.iter().map(Location::uri).collect();
-        json!({ "format": SEVERAL, "blobs": current, "older": older })
+        match (self.is_shared, older.is_empty()) {
+            (true, _) => json!({ "format": SHARED, "blobs": current, "older": older }),
+            (false, true) => json!({ "format": ONE, "blobs": current }),
+            (false, false) => json!({ "format": SEVERAL, "blobs": current, "older": older }),
+        }
     }
 }
 
@@ -153,19 +170,28 @@ mod tests {
         let mut tiers = Remembered {
             current: location("s3://bucket/root?region=eu"),
             older: Vec::new(),
+            is_shared: false,
         };
-        for (older, text) in [
+        for (is_shared, older, text) in [
             (
+                true,
+                vec![],
+                "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":3,\"older\":[]}\n",
+            ),
+            (
+                false,
                 vec![],
                 "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":1}\n",
             ),
             (
+                false,
                 vec![location("fs:/disk"), location("fs:")],
                 "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":2,\
                  \"older\":[\"fs:/disk\",\"fs:\"]}\n",
             ),
         ] {
             tiers.older = older;
+            tiers.is_shared = is_shared;
             tiers.write(dir.path()).unwrap();
             assert_eq!(
                 fs::read_to_string(dir.path().join(FILE)).unwrap(),
@@ -193,7 +219,7 @@ mod tests {
             let message = refused(damaged);
             assert!(message.contains("give --blobs once"), "{message}");
         }
-        assert!(refused("{\"format\":3}").contains("newer"));
+        assert!(refused("{\"format\":4}").contains("newer"));
     }
 
     #[test]
@@ -204,6 +230,7 @@ mod tests {
         let records = [
             "{\"blobs\":\"s3://bucket/root?region=eu\",\"format\":1}\n",
             "{\"blobs\":\"s3://bucket/root\",\"format\":2,\"older\":[\"fs:\",\"fs:/disk\"]}\n",
+            "{\"blobs\":\"s3://bucket/root\",\"format\":3,\"older\":[]}\n",
         ];
         Target::new("record of the tiers", records).run(|input| {
             fs::write(dir.path().join(FILE), input).unwrap();

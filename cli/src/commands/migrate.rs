@@ -57,9 +57,13 @@ pub(crate) async fn run(
     };
     let migrated = migration.on_progress(show).await?;
     bar.end();
+    let is_alone = match &store.source {
+        Some(source) => source.check_alone(&store.env).await,
+        None => Ok(()),
+    };
     print(report, options, &migrated, watch.elapsed())?;
     if migrated.is_sealed || options.dry_run {
-        return Ok(());
+        return is_alone;
     }
     Err(Failure::Failed(
         if migrated.failed == 0 && migrated.skipped == 0 {

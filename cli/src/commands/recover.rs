@@ -6,6 +6,7 @@ use cenotaph::Stats;
 use serde_json::json;
 
 use crate::store::OpenStore;
+use crate::store::members::live_others;
 use crate::ui::clock::Stopwatch;
 use crate::ui::failure::Failure;
 use crate::ui::human;
@@ -13,6 +14,8 @@ use crate::ui::report::Report;
 
 /// Runs `recover`. The open of the store has fenced the changes of dead owners already.
 pub(crate) async fn run(store: &OpenStore, report: &Report) -> Result<(), Failure> {
+    // The changes of a member that was killed can be settled once it is declared dead.
+    live_others(&store.engine, &store.env).await?;
     let recovered = settle(store).await?;
     let actors = recovered.stats.actors;
     report.result(

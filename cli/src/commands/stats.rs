@@ -23,8 +23,14 @@ pub(crate) async fn run(
     };
     let fallback = store.engine.fallback_status().await?;
     let older = store.tiers.older(&store.engine);
+    let members = match store.is_shared {
+        true => Some(store.engine.members().await?.0.len() as u64),
+        false => None,
+    };
     if report.is_json() {
         let mut value = in_json(&stats);
+        value["shared"] = json!(store.is_shared);
+        value["members"] = json!(members);
         let state = fallback.as_ref().map(|fallback| state(fallback.state));
         value["blobs"] = json!(store.tiers.current());
         value["older_blobs"] = json!(older);
@@ -37,7 +43,20 @@ pub(crate) async fn run(
         report.json(&value)?;
     } else {
         let mut rows: Vec<[String; 2]> = usage.as_ref().map(usage_in_rows).unwrap_or_default();
-        rows.extend(in_rows(&stats).map(|(name, value)| [name.to_owned(), value]));
+        let owned = |(name, value): (&str, String)| [name.to_owned(), value];
+        rows.extend(work_in_rows(&stats).map(owned));
+        match members {
+            // A member has neither a disk nor a payload log of its own.
+            Some(members) => {
+                rows.insert(0, owned(("shared, members", human::grouped(members))));
+                rows.push(owned(("of this member alone", String::new())));
+                rows.extend(engine_in_rows(&stats, "  "));
+            }
+            None => {
+                rows.extend(engine_in_rows(&stats, ""));
+                rows.extend(disk_in_rows(&stats).map(owned));
+            }
+        }
         let current = store.tiers.readable(store.tiers.current());
         rows.push(["blob tier".to_owned(), current]);
         rows.extend(
@@ -144,7 +163,8 @@ fn moment(moment: Option<Timestamp>) -> String {
     moment.map_or_else(|| "-".to_owned(), human::moment)
 }
 
-/// Returns the counters of the engine for scripts.
+/// Returns the counters of the engine for scripts. On a shared index those of changes, orphans, open
+/// uploads (`sessions`) and the base version are of the whole store, the others of this member.
 fn in_json(stats: &Stats) -> serde_json::Value {
     let index = &stats.index;
     let actors = &stats.actors;
@@ -190,9 +210,35 @@ fn in_json(stats: &Stats) -> serde_json::Value {
     })
 }
 
-/// Returns the rows of the engine's counters for people.
-fn in_rows(stats: &Stats) -> [(&'static str, String); 21] {
+/// Returns the rows of the work that is left for people. On a shared index it is that of all members.
+fn work_in_rows(stats: &Stats) -> [(&'static str, String); 7] {
     let actors = &stats.actors;
+    [
+        ("changes not settled", human::grouped(actors.changes)),
+        ("  oldest", moment(actors.oldest_change)),
+        ("orphans not settled", human::grouped(actors.orphans)),
+        ("  oldest", moment(actors.oldest_orphan)),
+        ("open uploads", human::grouped(actors.open_uploads)),
+        ("  oldest", moment(actors.oldest_upload)),
+        ("base version", human::grouped(actors.base_version)),
+    ]
+}
+
+/// Returns the rows of the counters of this engine for people, each name behind `indent`.
+fn engine_in_rows(stats: &Stats, indent: &str) -> [[String; 2]; 5] {
+    let actors = &stats.actors;
+    [
+        ("epoch", stats.epoch.get()),
+        ("changes settled since open", actors.fenced),
+        ("orphans settled since open", actors.swept),
+        ("failed deletions since open", actors.sweep_failures),
+        ("batches committed since open", stats.index.batches),
+    ]
+    .map(|(name, value)| [format!("{indent}{name}"), human::grouped(value)])
+}
+
+/// Returns the rows of the disk of the index for people.
+fn disk_in_rows(stats: &Stats) -> [(&'static str, String); 9] {
     let of_disk = |bytes: fn(&SpaceStats) -> u64| {
         stats
             .space
@@ -208,24 +254,6 @@ fn in_rows(stats: &Stats) -> [(&'static str, String); 21] {
     let last_collection = stats.payload_log.and_then(|log| log.last_collection);
     let is_low = stats.space.is_some_and(|space| space.is_low);
     [
-        ("epoch", human::grouped(stats.epoch.get())),
-        ("changes not settled", human::grouped(actors.changes)),
-        ("  oldest", moment(actors.oldest_change)),
-        ("orphans not settled", human::grouped(actors.orphans)),
-        ("  oldest", moment(actors.oldest_orphan)),
-        ("open uploads", human::grouped(actors.open_uploads)),
-        ("  oldest", moment(actors.oldest_upload)),
-        ("base version", human::grouped(actors.base_version)),
-        ("changes settled since open", human::grouped(actors.fenced)),
-        ("orphans settled since open", human::grouped(actors.swept)),
-        (
-            "failed deletions since open",
-            human::grouped(actors.sweep_failures),
-        ),
-        (
-            "batches committed since open",
-            human::grouped(stats.index.batches),
-        ),
         (
             "disk of the index, bytes free",
             of_disk(|space| space.free_bytes),

@@ -12,7 +12,7 @@
 //! Only `migrate --tier` moves a store. Any other command completes a move of which the locations
 //! are remembered already, unless it is read-only; see `blob_location/remembered.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cenotaph::{BlobTierInfo, Builder, Engine, Operator};
 
@@ -29,6 +29,8 @@ pub(crate) struct Tiers {
     current: Tier,
     older: Vec<Tier>,
     remembered: Option<Remembered>,
+    /// True if the index of the store is shared.
+    is_shared: bool,
     /// True if `migrate --tier` names another tier than the current one.
     is_move: bool,
 }
@@ -61,6 +63,8 @@ impl Tiers {
             Err(_) if access == StoreAccess::Adopt && given.is_some() => None,
             remembered => remembered?,
         };
+        let is_shared = args.index.is_shared();
+        check_index(&data, is_shared, remembered.as_ref())?;
         let current = match (given, &remembered) {
             (Some(given), _) => Tier::at(given)?,
             (None, Some(remembered)) => Tier::remembered(&remembered.current)?,
@@ -74,6 +78,7 @@ impl Tiers {
             current,
             older: Vec::new(),
             remembered,
+            is_shared,
             is_move: false,
         };
         // First the options: their URIs may contain credentials, which are not remembered.
@@ -164,6 +169,7 @@ impl Tiers {
                 .iter()
                 .map(|tier| tier.location.clone())
                 .collect(),
+            is_shared: self.is_shared,
         }
     }
 
@@ -213,6 +219,24 @@ impl Tiers {
         }
     }
 
+    /// Prints a warning if the current tier of a shared store is a directory of this machine, unless
+    /// the tier was remembered before.
+    fn warn_of_directory(&self) {
+        let is_new = self
+            .remembered
+            .as_ref()
+            .is_none_or(|remembered| remembered.current != self.current.location);
+        if !self.is_shared || !is_new || matches!(self.current.at, TierAt::Remote(_)) {
+            return;
+        }
+        let message = format!(
+            "warning: the blob tier of this shared store is a directory, which all members must \
+             share: {}",
+            self.readable(self.current())
+        );
+        eprintln!("cenotaph: {}", human::key(&message));
+    }
+
     /// Remembers the tiers that an open engine needs, or prints a warning. The engine has checked
     /// that they belong to this store.
     pub(crate) fn remember(&self, engine: &Engine) {
@@ -220,10 +244,12 @@ impl Tiers {
         let locations = Remembered {
             current: self.current.location.clone(),
             older: older.map(|tier| tier.location.clone()).collect(),
+            is_shared: self.is_shared,
         };
         if !self.is_move && self.remembered.as_ref() == Some(&locations) {
             return;
         }
+        self.warn_of_directory();
         // Not an error: a store on a full disk must stay usable.
         if let Err(error) = locations.write(&self.data) {
             let why = one_line(&error);
@@ -235,6 +261,34 @@ impl Tiers {
             eprintln!("cenotaph: {}", human::key(&message));
         }
     }
+}
+
+/// Checks that the index of the store is where the options have it.
+///
+/// # Errors
+/// [`Failure::Failed`] if a shared index is named for a directory with an index of its own, or none
+/// for a directory of a shared store.
+fn check_index(
+    data: &Path,
+    is_shared: bool,
+    remembered: Option<&Remembered>,
+) -> Result<(), Failure> {
+    let was_shared = remembered.is_some_and(|remembered| remembered.is_shared);
+    let message = match (is_shared, was_shared) {
+        (true, _) if data.join("index").is_dir() => {
+            "this directory has an index of its own, and a shared index was named, too (--index, or \
+             CENOTAPH_INDEX); give a shared store another directory"
+        }
+        (false, true) => {
+            "the index of this store is shared and was not named; give --index or CENOTAPH_INDEX \
+             (for a source: --from-index or CENOTAPH_FROM_INDEX)"
+        }
+        (true, _) | (false, false) => return Ok(()),
+    };
+    Err(Failure::Failed(format!(
+        "{message}: data={}",
+        data.display()
+    )))
 }
 
 impl Tier {
