@@ -381,6 +381,9 @@ impl Builder {
         let is_embedded = matches!(self.index, IndexChoice::Embedded);
         let index: Arc<dyn Index> = match self.index {
             IndexChoice::Given(index) => index,
+            // Before the index is opened: that would join it as a member, and create its tables.
+            #[cfg(feature = "postgres")]
+            IndexChoice::Postgres(_) if self.is_read_only => return Err(read_only::not_shared()),
             #[cfg(feature = "postgres")]
             IndexChoice::Postgres(shared) => Arc::new(shared.open(&env, &self.config).await?),
             IndexChoice::Embedded if self.is_read_only => {

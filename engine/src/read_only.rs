@@ -37,6 +37,12 @@ pub(crate) async fn open_view(
     .await
 }
 
+/// Returns the error of a shared store that is to be opened read-only.
+pub(crate) fn not_shared() -> Error {
+    let message = "a shared store can't be opened read-only: its readers store pins";
+    Error::new(ErrorKind::Invalid, "open", message)
+}
+
 /// Starts an engine that writes nothing to the index of `claim`.
 pub(crate) async fn start(
     config: &Config,
@@ -54,8 +60,7 @@ pub(crate) async fn start(
         return Err(Error::new(ErrorKind::Invalid, "open", message));
     }
     if claim.index.is_shared() {
-        let message = "a shared store can't be opened read-only: its readers store pins";
-        return Err(Error::new(ErrorKind::Invalid, "open", message));
+        return Err(not_shared());
     }
     // A caller's own index may accept writes. The wrapper refuses every batch, so that the promise
     // holds for any index.
