@@ -14,31 +14,28 @@
 mod payload_log;
 mod reads;
 
-use std::collections::VecDeque;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use cenotaph_storage::index::{
-    Batch, CommitError, Completion, Condition, Index, IndexStats, Snapshot, StallWatch, Table,
-    no_space,
+    Batch, Completion, Condition, Index, IndexStats, Snapshot, Table, no_space,
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::Notify;
 
 use self::reads::{SimSnapshot, SnapshotState};
 use crate::faults::Fault;
 use crate::rng::Odds;
+use crate::tiers::commit_queue::{CommitQueue, InFlight, WATCH_INTERVAL};
 use crate::tiers::real::RealDisk;
 use crate::world::scheduler::{Scheduler, sleep};
 
 /// Age from which a commit under way is overdue.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Interval at which [`Index::close`] checks whether the last commit is overdue.
-const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Longest delay of a slow sync, in milliseconds.
 const SLOW_MS_MAX: u64 = 2_000;
 
@@ -61,42 +58,18 @@ pub(crate) struct SimIndex(Arc<Inner>);
 struct Inner {
     scheduler: Arc<Scheduler>,
     medium: Medium,
-    queue: Mutex<CommitQueue>,
-    idle: Notify,
+    queue: CommitQueue,
+    disk: Mutex<DiskUse>,
 }
 
-/// Batches under way, and the state of the index.
-struct CommitQueue {
-    waiting: VecDeque<(Batch, Completion)>,
-    in_flight: Vec<(Batch, Completion)>,
-    stall: StallWatch,
+/// Use of the disk by an index.
+#[derive(Default)]
+struct DiskUse {
     /// End of the current shortage of space, in virtual time.
     low_until: Duration,
-    /// True while the committer task exists. There is never a second one.
-    running: bool,
-    closed: bool,
     /// True if `close` gave up a hanging commit. The end of that commit then unlocks the disk.
     abandoned: bool,
     released: bool,
-    poison: Option<Error>,
-    stats: IndexStats,
-}
-
-impl Default for CommitQueue {
-    fn default() -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            in_flight: Vec::new(),
-            stall: StallWatch::new(DEADLINE),
-            low_until: Duration::ZERO,
-            running: false,
-            closed: false,
-            abandoned: false,
-            released: false,
-            poison: None,
-            stats: IndexStats::default(),
-        }
-    }
 }
 
 impl SimIndex {
@@ -118,15 +91,15 @@ impl SimIndex {
         Ok(Self(Arc::new(Inner {
             scheduler,
             medium,
-            queue: Mutex::default(),
-            idle: Notify::new(),
+            queue: CommitQueue::new(DEADLINE),
+            disk: Mutex::default(),
         })))
     }
 }
 
 impl Inner {
-    fn queue(&self) -> MutexGuard<'_, CommitQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn disk(&self) -> MutexGuard<'_, DiskUse> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn planted(&self, bug: Bug) -> bool {
@@ -143,45 +116,11 @@ impl Inner {
                 .state()
                 .trace
                 .name_lane("index", false);
-            while let Some(batches) = inner.gather() {
+            while let Some(batches) = inner.queue.gather(inner.scheduler.durable_state()) {
                 inner.commit(batches).await;
             }
             inner.end();
         });
-    }
-
-    /// Takes a random number of batches off the queue. Returns `None`, and marks the committer as
-    /// stopped, if the queue is empty or the index is poisoned.
-    fn gather(&self) -> Option<Vec<Batch>> {
-        let mut queue = self.queue();
-        if queue.waiting.is_empty() || queue.poison.is_some() {
-            queue.running = false;
-            return None;
-        }
-        let waiting = queue.waiting.len() as u64;
-        // A batch alone is not drawn: a draw would change the schedule of every single-batch
-        // commit.
-        let some = if waiting == 1 {
-            1
-        } else {
-            self.scheduler
-                .durable_state()
-                .state()
-                .scheduling
-                .below(waiting)
-                + 1
-        };
-        queue.stall.begin(self.scheduler.durable_state().elapsed());
-        let mut batches = Vec::new();
-        for _ in 0..some {
-            let Some((batch, completion)) = queue.waiting.pop_front() else {
-                break;
-            };
-            // A clone remains in flight, for its completion or for the list of unknown outcomes.
-            queue.in_flight.push((batch.clone(), completion));
-            batches.push(batch);
-        }
-        Some(batches)
     }
 
     /// Writes and syncs batches, and completes them. Each stage is a step, so a crash may strike
@@ -258,73 +197,34 @@ impl Inner {
         }
     }
 
-    /// Completes the batches in flight. Does nothing if the commit was overdue and has been
-    /// answered.
+    /// Completes the batches in flight.
     fn settle(&self, syncs: u64) {
-        let mut queue = self.queue();
-        if queue.poison.is_some() {
-            return;
-        }
-        queue.stall.end();
-        queue.stats.syncs += syncs;
-        let durable = std::mem::take(&mut queue.in_flight);
-        queue.stats.batches += durable
-            .iter()
-            .filter(|(batch, _)| !batch.is_empty())
-            .count() as u64;
-        // A completion may submit the next batch, so the queue is unlocked first.
-        drop(queue);
-        durable
-            .into_iter()
-            .for_each(|(_, completion)| completion(Ok(())));
+        self.queue.settle(syncs, &BTreeSet::new());
     }
 
-    /// Fails the index: batches in flight have an unknown outcome, queued batches were not started,
-    /// and every later batch is refused.
+    /// Fails the index: a batch in flight may be durable.
     fn poison(&self, why: &str) {
         let reason = Error::new(ErrorKind::Unavailable, "commit", why);
-        let mut queue = self.queue();
-        if queue.poison.is_some() {
-            return;
-        }
-        queue.stall.end();
-        queue.poison = Some(reason.clone());
-        // A batch in flight may be durable. A queued batch was never written.
-        let unknown = std::mem::take(&mut queue.in_flight);
-        let not_started = std::mem::take(&mut queue.waiting);
-        drop(queue);
-        {
-            let mut state = self.scheduler.durable_state().state();
-            state.coverage.count("index: poisoned");
-            state.model.unknown(unknown.iter().map(|(batch, _)| batch));
-        }
-        unknown
-            .into_iter()
-            .for_each(|(_, completion)| completion(Err(CommitError::unknown(&reason))));
-        not_started
-            .into_iter()
-            .for_each(|(_, completion)| completion(Err(CommitError::not_started(&reason))));
+        self.queue
+            .fail(self.scheduler.durable_state(), reason, InFlight::Unknown);
     }
 
     /// Waits until no commit is under way, then unlocks the disk.
     async fn close(self: Arc<Self>) -> Result<()> {
         loop {
             // The waiter registers before the check, so a notification in between is not lost.
-            let idle = self.idle.notified();
-            let (running, overdue) = {
-                let queue = self.queue();
-                (queue.running, queue.poison.is_some())
-            };
-            if !running {
+            let idle = self.queue.idle.notified();
+            if !self.queue.is_running() {
                 break;
             }
             // A hanging commit is not awaited. It keeps the disk locked until it returns.
-            if overdue {
-                self.queue().abandoned = true;
-                return Err(self.unknown_end());
+            if self.queue.poisoned().is_some() {
+                self.disk().abandoned = true;
+                return Err(self.queue.unknown_end());
             }
             // No actor watches the commits any more while the engine closes.
-            self.watch(self.scheduler.durable_state().elapsed());
+            let durable_state = self.scheduler.durable_state();
+            self.queue.watch(durable_state, durable_state.elapsed());
             tokio::select! {
                 biased;
                 () = idle => {}
@@ -332,65 +232,31 @@ impl Inner {
             }
         }
         // Close and drop may both come here. Only the first unlocks the disk.
-        let (first, poison) = self.release();
-        if first {
+        if self.release() {
             match &self.medium {
                 Medium::Simulated => self.scheduler.durable_state().disk.unlock(),
                 Medium::Fjall(real) => real.close().await?,
             }
         }
-        if poison.is_some() {
-            Err(self.unknown_end())
+        if self.queue.poisoned().is_some() {
+            Err(self.queue.unknown_end())
         } else {
             Ok(())
         }
     }
 
-    /// Returns the error of a close after a failed commit.
-    fn unknown_end(&self) -> Error {
-        let message = "a commit failed, so some submitted batches may not be durable";
-        let error = Error::new(ErrorKind::Indeterminate, "close", message);
-        match self.queue().poison.clone() {
-            Some(reason) => error.with_source(reason),
-            None => error,
-        }
-    }
-
-    /// Poisons the index if its commit is overdue.
-    fn watch(&self, now: Duration) {
-        let overdue = self.queue().stall.look(now);
-        if overdue.is_some() {
-            self.scheduler
-                .durable_state()
-                .state()
-                .coverage
-                .count("index: a commit was overdue");
-            self.poison("a commit is overdue");
-        }
-    }
-
     /// Ends the committer. Unlocks a disk that an abandoned commit kept locked.
     fn end(&self) {
-        self.idle.notify_waiters();
-        let abandoned = self.queue().abandoned;
-        let (is_held, _) = if abandoned {
-            self.release()
-        } else {
-            (false, None)
-        };
+        self.queue.idle.notify_waiters();
+        let is_held = self.disk().abandoned && self.release();
         if is_held && matches!(self.medium, Medium::Simulated) {
             self.scheduler.durable_state().disk.unlock();
         }
     }
 
-    /// Marks the disk as released. Returns true if it was still held, and the reason if the index
-    /// is poisoned.
-    fn release(&self) -> (bool, Option<Error>) {
-        let mut queue = self.queue();
-        (
-            !std::mem::replace(&mut queue.released, true),
-            queue.poison.clone(),
-        )
+    /// Marks the disk as released. Returns true if it was still held.
+    fn release(&self) -> bool {
+        !std::mem::replace(&mut self.disk().released, true)
     }
 }
 
@@ -398,7 +264,7 @@ impl Drop for Inner {
     /// Unlocks the disk of an index that was dropped without a close, as the operating system does
     /// for a real disk.
     fn drop(&mut self) {
-        let (is_held, _) = self.release();
+        let is_held = self.release();
         if is_held && matches!(self.medium, Medium::Simulated) && !self.scheduler.is_fenced() {
             self.scheduler.durable_state().disk.unlock();
         }
@@ -407,23 +273,8 @@ impl Drop for Inner {
 
 impl Index for SimIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
-        let mut queue = self.0.queue();
-        let closed = || Error::new(ErrorKind::Closed, "close", "the index was closed before");
-        // Checked under the lock of the queue: no batch is queued after a close.
-        let refusal = queue.closed.then(closed).or_else(|| queue.poison.clone());
-        if let Some(reason) = refusal {
-            drop(queue);
-            return completion(Err(CommitError::not_started(&reason)));
-        }
-        queue.waiting.push_back((batch, completion));
-        self.0
-            .scheduler
-            .durable_state()
-            .state()
-            .waiting(queue.waiting.iter().map(|(batch, _)| batch));
-        let start = !std::mem::replace(&mut queue.running, true);
-        drop(queue);
-        if start {
+        let durable_state = self.0.scheduler.durable_state();
+        if self.0.queue.submit(durable_state, batch, completion) {
             self.0.start();
         }
     }
@@ -466,35 +317,31 @@ impl Index for SimIndex {
         }
         let now = durable_state.elapsed();
         // A shortage lasts for a while, so that retries meet it, too.
-        if self.0.queue().low_until <= now {
+        if self.0.disk().low_until <= now {
             if !durable_state.strikes(Fault::IndexLow, || format!("{bytes} bytes requested")) {
                 return Ok(());
             }
             let low = Duration::from_millis(durable_state.below(LOW_MS_MAX));
-            self.0.queue().low_until = now.saturating_add(low);
+            self.0.disk().low_until = now.saturating_add(low);
         }
         Err(no_space("commit", 0, bytes))
     }
 
     fn watch(&self, now: Duration) {
-        self.0.watch(now);
+        self.0.queue.watch(self.0.scheduler.durable_state(), now);
     }
 
     fn poisoned(&self) -> Option<Error> {
-        self.0.queue().poison.clone()
+        self.0.queue.poisoned()
     }
 
     fn stats(&self) -> IndexStats {
-        let queue = self.0.queue();
-        IndexStats {
-            waiting: (queue.waiting.len() + queue.in_flight.len()) as u64,
-            ..queue.stats
-        }
+        self.0.queue.stats()
     }
 
     /// Closes the index. An overdue commit is given up, and the disk stays locked until it returns.
     fn close(&self) -> BoxFuture<'static, Result<()>> {
-        self.0.queue().closed = true;
+        self.0.queue.close();
         Arc::clone(&self.0).close().boxed()
     }
 }

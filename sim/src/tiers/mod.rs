@@ -1,5 +1,6 @@
 //! The simulated index and blob tier, and a real index in a simulated world.
 
+mod commit_queue;
 pub(crate) mod fallback;
 pub(crate) mod index;
 pub(crate) mod network;

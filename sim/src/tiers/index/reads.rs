@@ -66,7 +66,7 @@ impl Inner {
 
     /// Returns an error if the index is closed.
     pub(super) fn open(&self) -> Result<()> {
-        if self.queue().closed {
+        if self.queue.is_closed() {
             return Err(Error::new(ErrorKind::Closed, "read", "the index is closed"));
         }
         Ok(())
