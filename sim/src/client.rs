@@ -265,7 +265,7 @@ impl Client {
                 sleep(Duration::from_millis(*ms)).await;
                 Answer::Done
             }
-            Op::OpenAnother => self.open_another(),
+            Op::OpenAnother => self.open_another().await,
             // The run reopens the engine, `perform` handles batches and multipart uploads, and the
             // callers of this function handle all others.
             Op::Reopen { .. }
@@ -382,8 +382,8 @@ impl Client {
     }
 
     /// Checks that a second engine on an index in use is refused.
-    fn open_another(&self) -> Answer {
-        match self.world.open_index() {
+    async fn open_another(&self) -> Answer {
+        match self.world.open_index().await {
             Err(error) if error.kind() == ErrorKind::AlreadyOpen => Answer::Done,
             outcome => self.contradiction(format!(
                 "a second engine is not refused: error={:?}",

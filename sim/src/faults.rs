@@ -115,6 +115,30 @@ faults! {
     /// The fallback does not find an object of its own for a while. This is a defect of a source:
     /// an object that it hides may be absent, and may be written as if it were.
     source_hides SourceHides "fallback, not found for a while"
+    /// All tasks of a member stop for a while, perhaps for longer than its lease.
+    member_pause MemberPause "member, paused"
+    /// A member does not reach the shared index for a while.
+    index_away IndexAway "index, a member cut off"
+    /// A member does not reach the blob tier for a while.
+    tier_cut_off TierCutOff "tier, a member cut off"
+    /// The connection of a member to the shared index breaks before its commit gets there.
+    index_cut_before IndexCutBefore "index, connection cut before a commit"
+    /// The connection breaks, and the commit takes effect later, unless it is refused before.
+    index_cut_during IndexCutDuring "index, connection cut during a commit"
+    /// The connection breaks after a request has taken effect. The reply is lost.
+    index_cut_after IndexCutAfter "index, connection cut after a request"
+}
+
+impl Fault {
+    /// Faults that strike only where several members share an index.
+    pub const SHARED: [Self; 6] = [
+        Self::MemberPause,
+        Self::IndexAway,
+        Self::TierCutOff,
+        Self::IndexCutBefore,
+        Self::IndexCutDuring,
+        Self::IndexCutAfter,
+    ];
 }
 
 /// Event that is planned for a certain step.
@@ -151,7 +175,7 @@ impl Default for Schedule {
 }
 
 /// Faults after which an operation may fail.
-pub(crate) const PROVOKING: [Fault; 17] = [
+pub(crate) const PROVOKING: [Fault; 23] = [
     Fault::Crash,
     Fault::Kill,
     Fault::Panic,
@@ -169,10 +193,16 @@ pub(crate) const PROVOKING: [Fault; 17] = [
     Fault::BlobHangs,
     Fault::IndexBitRot,
     Fault::TierAway,
+    Fault::MemberPause,
+    Fault::IndexAway,
+    Fault::TierCutOff,
+    Fault::IndexCutBefore,
+    Fault::IndexCutDuring,
+    Fault::IndexCutAfter,
 ];
 
 /// Faults during which the bytes of a blob can't be read.
-pub(crate) const BLOB_READ_FAULTS: [Fault; 7] = [
+pub(crate) const BLOB_READ_FAULTS: [Fault; 8] = [
     Fault::BlobFails,
     Fault::BlobResponseLost,
     Fault::BlobStalls,
@@ -180,16 +210,18 @@ pub(crate) const BLOB_READ_FAULTS: [Fault; 7] = [
     Fault::BlobBitRot,
     Fault::IndexBitRot,
     Fault::TierAway,
+    Fault::TierCutOff,
 ];
 
 /// Faults during which a blob can't be written.
-pub(crate) const BLOB_WRITE_FAULTS: [Fault; 6] = [
+pub(crate) const BLOB_WRITE_FAULTS: [Fault; 7] = [
     Fault::BlobFails,
     Fault::BlobResponseLost,
     Fault::BlobStalls,
     Fault::BlobLate,
     Fault::BlobHangs,
     Fault::TierAway,
+    Fault::TierCutOff,
 ];
 
 /// Faults that damage or hide stored data. A blob that a row names and that is not found counts as
@@ -205,8 +237,13 @@ pub(crate) const ROT: [Fault; 4] = [
 pub(crate) const SOURCE_FAULTS: [Fault; 2] = [Fault::SourceFails, Fault::SourceListCut];
 
 /// Faults after which the outcome of a commit is unknown.
-pub(crate) const COMMIT_FAULTS: [Fault; 3] = [
+pub(crate) const COMMIT_FAULTS: [Fault; 8] = [
     Fault::IndexNoSpace,
     Fault::IndexSyncFails,
     Fault::IndexSyncHangs,
+    Fault::MemberPause,
+    Fault::IndexAway,
+    Fault::IndexCutBefore,
+    Fault::IndexCutDuring,
+    Fault::IndexCutAfter,
 ];

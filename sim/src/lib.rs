@@ -79,8 +79,9 @@ mod world;
 pub use check::{ClientOperation, Search, Violation, linearize};
 pub use faults::{Fault, Faults, Schedule, ScriptedFault};
 pub use plan::{
-    BatchPiece, BlobCut, Choice, Declared, Fate, LastVersionRules, Lifetime, Op, PlanTree, Plans,
-    RunPlan, Setting, Shape, SourcePlan, Span, UploadAction, UploadRules, When, Which,
+    BatchPiece, BlobCut, Choice, Declared, Fate, LastVersionRules, Lifetime, MembersPlan, Op,
+    PlanTree, Plans, RunPlan, Setting, Shape, SourcePlan, Span, UploadAction, UploadRules, When,
+    Which,
 };
 pub use report::expected_coverage::wanted;
 pub use rng::{Odds, Rng};

@@ -28,6 +28,7 @@ use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId};
 use crate::check::SAW;
 
 pub(crate) mod index;
+mod members;
 
 /// Memory of the planted bugs of one engine.
 #[derive(Default)]

@@ -9,6 +9,7 @@
 
 mod config;
 mod liveness;
+mod members;
 mod work;
 
 use std::sync::atomic::Ordering;
@@ -20,12 +21,16 @@ use cenotaph_storage::planted::Bug;
 
 use self::config::config;
 use self::liveness::{end_uploads, read_everything};
+use self::members::live_together;
 use self::work::{RemainingWork, live};
 use crate::check::{Violation, check_history};
 use crate::plan::RunPlan;
 use crate::rng::Odds;
 use crate::sim::{Incarnation, Sim};
 use crate::trace::coverage::Coverage;
+
+/// Heartbeat of members, which store the pins of their readers with it.
+const MEMBER_HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// Options of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,8 +39,21 @@ pub struct Options {
     pub on_fjall: bool,
     /// Planted bug that the checkers must find. Has an effect only with the feature `planted`.
     pub bug: Option<Bug>,
+    /// True for plans of several members that share an index.
+    pub is_shared: bool,
     /// True to record no events. The run is the same and takes less time, but has no timeline.
     pub without_timeline: bool,
+}
+
+impl Options {
+    /// Generates the plan of this seed with about this many operations.
+    pub fn plan(&self, seed: u64, operations: usize) -> RunPlan {
+        if self.is_shared {
+            RunPlan::generate_shared(seed, operations)
+        } else {
+            RunPlan::generate(seed, operations)
+        }
+    }
 }
 
 /// Result of a run.
@@ -84,7 +102,11 @@ pub fn run(plan: &RunPlan, options: &Options) -> RunReport {
         }
         let work = Arc::clone(&work);
         let opened = work.opened();
-        match sim.run(async |world| live(world, Arc::clone(&work)).await) {
+        let life = async |world| match plan.members {
+            Some(_) => live_together(world, plan, Arc::clone(&work)).await,
+            None => live(world, Arc::clone(&work)).await,
+        };
+        match sim.run(life) {
             Incarnation::Ended(()) => break,
             Incarnation::Crashed if sim.durable_state().state().is_exhausted() => break,
             Incarnation::Crashed => {
@@ -136,6 +158,20 @@ fn world(plan: &RunPlan, options: &Options) -> Sim {
         // The checks do not know of this setting: they expect an error for a missing blob.
         config.missing_blob = MissingBlob::Absent;
     }
+    let sim = match &plan.members {
+        Some(members) => {
+            config.limits.members = members.limits();
+            config.limits.heartbeat = MEMBER_HEARTBEAT;
+            let sim = sim.shared();
+            let mut state = sim.durable_state().state();
+            state.model.set_lease(config.limits.members.lease);
+            // Each member has its own.
+            state.writes_max = None;
+            drop(state);
+            sim
+        }
+        None => sim,
+    };
     let sim = sim
         .config(config)
         .faults(plan.faults.clone())

@@ -58,6 +58,7 @@ pub struct Sim {
     durable_state: Arc<DurableState>,
     config: Config,
     real: Option<RealDirectory>,
+    is_shared: bool,
 }
 
 /// End of an incarnation.
@@ -98,6 +99,7 @@ impl Sim {
             durable_state: Arc::new(durable_state),
             config: Config::default(),
             real: None,
+            is_shared: false,
         }
     }
 
@@ -144,6 +146,15 @@ impl Sim {
         Ok(self)
     }
 
+    /// Makes the index one that several engines share: each opening of the engine or the index is a
+    /// new member. [`Controls::member`] creates further processes in the world.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.is_shared = true;
+        self.durable_state.state().model.share();
+        self
+    }
+
     /// Runs an incarnation until `life` ends or the world crashes.
     ///
     /// # Panics
@@ -163,6 +174,7 @@ impl Sim {
                 .real
                 .as_ref()
                 .map(|directory| Arc::from(directory.path())),
+            is_shared: self.is_shared,
         };
         let ended = runtime.block_on(async {
             self.durable_state.begin_life();

@@ -12,7 +12,7 @@ struct Planted {
     by: &'static [&'static str],
 }
 
-const PLANTED: [Planted; 40] = [
+const PLANTED: [Planted; 47] = [
     Planted {
         bug: Bug::AckBeforeSync,
         within: 10,
@@ -213,10 +213,48 @@ const PLANTED: [Planted; 40] = [
         within: 400,
         by: &["tiers"],
     },
+    Planted {
+        bug: Bug::ConditionOnRowOnly,
+        within: 20,
+        by: &["conditions"],
+    },
+    Planted {
+        bug: Bug::FencedMemberCommits,
+        within: 200,
+        by: &["members"],
+    },
+    Planted {
+        bug: Bug::HeartbeatByOtherClock,
+        within: 50,
+        by: &["lease"],
+    },
+    Planted {
+        bug: Bug::PinsOfOthersIgnored,
+        within: 200,
+        by: &["I8"],
+    },
+    Planted {
+        bug: Bug::LostReplyIsFailure,
+        within: 100,
+        by: &["I10", "linearizability"],
+    },
+    Planted {
+        bug: Bug::TokenDoesNotFence,
+        within: 200,
+        by: &["I4", "I10", "linearizability"],
+    },
+    Planted {
+        bug: Bug::LiveMemberRecovered,
+        within: 50,
+        by: &["I6"],
+    },
 ];
 
 /// Returns the plan of a seed in which a bug is searched.
 fn plan_for(bug: Bug, seed: u64) -> RunPlan {
+    if bug.is_shared() {
+        return RunPlan::generate_shared(seed, 100);
+    }
     let plan = RunPlan::generate(seed, 100);
     // Generated plans have few scrubs, and this bug shows only if a scrub reads exactly one flipped
     // bit: only 1 of 700 of them finds it.

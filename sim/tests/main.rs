@@ -11,4 +11,5 @@ mod binary;
 mod bugs;
 mod contract;
 mod seeds;
+mod shared;
 mod worlds;

@@ -13,7 +13,7 @@ use cenotaph_sim::{
 };
 
 /// Runs the plans of these seeds on two threads. Returns their coverage.
-fn run_seeds(seeds: u64, options: Options) -> Coverage {
+pub(crate) fn run_seeds(seeds: u64, options: Options) -> Coverage {
     let options = &Options {
         without_timeline: true,
         ..options
@@ -28,11 +28,12 @@ fn run_seeds(seeds: u64, options: Options) -> Coverage {
                     if seed >= seeds {
                         return;
                     }
-                    let report = run(&RunPlan::generate(seed, 100), options);
+                    let report = run(&options.plan(seed, 100), options);
+                    let flags = if options.is_shared { " --shared" } else { "" };
                     assert_eq!(
                         report.violations,
                         [],
-                        "seed {seed}: cenotaph-sim replay {seed}"
+                        "seed {seed}: cenotaph-sim replay {seed}{flags}"
                     );
                     seen.lock().unwrap().merge(&report.coverage);
                 }
@@ -42,16 +43,20 @@ fn run_seeds(seeds: u64, options: Options) -> Coverage {
     seen.into_inner().unwrap()
 }
 
-#[test]
-fn no_seed_violates_a_claim_and_coverage_is_complete() {
-    let seeds = std::env::var("CENOTAPH_SIM_SEEDS")
+/// Returns the number of seeds that the environment asks for.
+pub(crate) fn seeds(default: u64) -> u64 {
+    std::env::var("CENOTAPH_SIM_SEEDS")
         .ok()
         .and_then(|text| text.parse().ok())
-        .unwrap_or(500);
-    let seen = run_seeds(seeds, Options::default());
+        .unwrap_or(default)
+}
+
+#[test]
+fn no_seed_violates_a_claim_and_coverage_is_complete() {
+    let seen = run_seeds(seeds(500), Options::default());
     println!("{seen}");
     assert_eq!(
-        seen.missing(wanted()),
+        seen.missing(wanted(false)),
         [""; 0],
         "expected events that no seed has produced"
     );

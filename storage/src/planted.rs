@@ -88,11 +88,25 @@ pub enum Bug {
     RelocationForgetsPayload,
     /// A blob tier is released although orphans name revisions in it.
     TierReleasedEarly,
+    /// A shared index checks only the conditions on rows (I3).
+    ConditionOnRowOnly,
+    /// A shared index accepts the commits of a member that was declared dead (I6).
+    FencedMemberCommits,
+    /// A member judges the age of a heartbeat by its own wall clock and that of the other member.
+    HeartbeatByOtherClock,
+    /// The sweeper deletes orphans that other members are reading (I8).
+    PinsOfOthersIgnored,
+    /// A commit whose reply is lost counts as not committed (I10).
+    LostReplyIsFailure,
+    /// The question for a lost commit does not keep it from committing later (I10).
+    TokenDoesNotFence,
+    /// Recovery settles the changes of members that live (I6).
+    LiveMemberRecovered,
 }
 
 impl Bug {
     /// All bugs, in a fixed order.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 47] = [
         Self::AckBeforeSync,
         Self::ReaderSeesUnsynced,
         Self::PointerBeforePayload,
@@ -133,7 +147,28 @@ impl Bug {
         Self::RelocationOverwrites,
         Self::RelocationForgetsPayload,
         Self::TierReleasedEarly,
+        Self::ConditionOnRowOnly,
+        Self::FencedMemberCommits,
+        Self::HeartbeatByOtherClock,
+        Self::PinsOfOthersIgnored,
+        Self::LostReplyIsFailure,
+        Self::TokenDoesNotFence,
+        Self::LiveMemberRecovered,
     ];
+
+    /// Returns `true` if the bug shows only where several members share an index.
+    pub const fn is_shared(self) -> bool {
+        matches!(
+            self,
+            Self::ConditionOnRowOnly
+                | Self::FencedMemberCommits
+                | Self::HeartbeatByOtherClock
+                | Self::PinsOfOthersIgnored
+                | Self::LostReplyIsFailure
+                | Self::TokenDoesNotFence
+                | Self::LiveMemberRecovered
+        )
+    }
 
     /// Returns the name of the bug for the command line.
     pub const fn name(self) -> &'static str {
@@ -178,6 +213,13 @@ impl Bug {
             Self::RelocationOverwrites => "relocation-overwrites",
             Self::RelocationForgetsPayload => "relocation-forgets-payload",
             Self::TierReleasedEarly => "tier-released-early",
+            Self::ConditionOnRowOnly => "condition-on-row-only",
+            Self::FencedMemberCommits => "fenced-member-commits",
+            Self::HeartbeatByOtherClock => "heartbeat-by-other-clock",
+            Self::PinsOfOthersIgnored => "pins-of-others-ignored",
+            Self::LostReplyIsFailure => "lost-reply-is-failure",
+            Self::TokenDoesNotFence => "token-does-not-fence",
+            Self::LiveMemberRecovered => "live-member-recovered",
         }
     }
 }

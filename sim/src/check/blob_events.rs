@@ -11,6 +11,7 @@ use super::format::{self, Landing, Orphan};
 use super::model::Model;
 use super::words::{Words, short};
 use crate::disks::blobs::{StoredBlobs, tier_of};
+use crate::faults::PROVOKING;
 use crate::trace::Tick;
 use crate::trace::coverage::Coverage;
 
@@ -117,7 +118,9 @@ impl Model {
             let message = format!("blob is deleted in another tier: revision={revision}");
             self.violated("tiers", message);
         }
-        if !self.orphaned.contains(&revision) {
+        // A member that was declared dead before it could record a change deletes nothing.
+        let is_known = !self.is_shared() || self.revisions.contains_key(&revision);
+        if is_known && !self.orphaned.contains(&revision) {
             self.violated(
                 "I5",
                 format!("deleted blob never was an orphan: revision={revision}"),
@@ -140,7 +143,18 @@ impl Model {
             );
         }
         // A read is concerned only with the blobs of its range.
+        let now = self.next_tick();
         let is_read = self.reading.values().any(|reader| {
+            if self.is_of_dead_member(reader.epoch) {
+                return false;
+            }
+            // A member that could not store its pin may lose the blob. Its read then fails.
+            let is_pinned = reader
+                .epoch
+                .is_none_or(|epoch| self.has_pin(revision, epoch));
+            if !is_pinned && self.struck_between(&PROVOKING, reader.opened.start, now) {
+                return false;
+            }
             let states = self
                 .states
                 .get(&reader.object)

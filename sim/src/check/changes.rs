@@ -2,7 +2,7 @@
 //! ends it.
 //!
 //! Named checkers: I3 (each revision of a settled change is named or queued), I4 (a revision is
-//! fresh), `superseded`, `epoch`.
+//! fresh), `superseded`.
 
 use std::collections::BTreeSet;
 
@@ -56,13 +56,7 @@ impl Model {
         tick: Tick,
         coverage: &mut Coverage,
     ) {
-        if change.epoch != self.epoch {
-            let message = format!(
-                "change has the epoch of another engine: change={id} epoch={} current={}",
-                change.epoch, self.epoch
-            );
-            self.violated("epoch", message);
-        }
+        self.check_epoch(id, change);
         // An upload that needs more revisions than it has recorded records its change again, with
         // the new ones appended.
         let before = self
@@ -112,6 +106,7 @@ impl Model {
     ) -> Option<&'static str> {
         // Recovery and the write itself may both settle a change. The second removal has no effect.
         let change = self.changes.remove(&id)?;
+        self.check_settler(id, &change);
         self.ended.insert(id);
         let queued = |revision: &Uuid| changed.queued(revision);
         let committed = changed
@@ -161,6 +156,9 @@ impl Model {
             return None;
         }
         if may_land {
+            if self.is_of_dead_member(Some(change.epoch)) {
+                coverage.count("members: a change of a dead member fenced");
+            }
             coverage.count("recovery: a change fenced");
             return Some("fenced");
         }

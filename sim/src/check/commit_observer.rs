@@ -154,7 +154,7 @@ impl Model {
 
     /// Checks that an opening raises the epoch by 1.
     fn raised(&mut self, epoch: u64) {
-        if epoch != self.epoch + 1 {
+        if epoch != self.epoch + 1 && !self.is_shared() {
             self.violated(
                 "epoch",
                 format!("unexpected epoch: epoch={epoch} last={}", self.epoch),
@@ -207,7 +207,11 @@ impl Model {
                         self.source_recorded(tick, state);
                     }
                     keep(&mut self.meta, key, value.is_some());
-                    changed.read_meta(key, value)
+                    if key.starts_with(format::PINS) {
+                        self.pin(key, value, coverage)
+                    } else {
+                        changed.read_meta(key, value)
+                    }
                 }
                 // An expiry entry holds its format version and nothing else.
                 Table::Expiry => value.is_none_or(|value| value[..] == [1]).then(|| {

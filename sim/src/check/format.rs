@@ -26,6 +26,16 @@ pub(crate) const AMEND: &str = "cenotaph-sim:amend";
 /// Custom attribute with the version that an update read, or 0 if there was no object.
 pub(crate) const SAW: &str = "cenotaph-sim:saw";
 
+/// Prefix of the keys of readers' pins in the meta table.
+pub(crate) const PINS: &[u8] = b"pin\0";
+
+/// Decodes the key of a reader's pin: `pin 0x00 | revision | epoch u64 big endian`.
+pub(crate) fn reader_pin(key: &[u8]) -> Option<(Uuid, u64)> {
+    let (revision, epoch) = key.strip_prefix(PINS)?.split_at_checked(16)?;
+    let epoch = epoch.try_into().ok()?;
+    Some((Uuid::from_slice(revision).ok()?, u64::from_be_bytes(epoch)))
+}
+
 /// Row of an object: `version=2 | postcard | embedded payload`, or `version=3 | postcard` if its
 /// payload was relocated.
 #[derive(Clone, Debug, PartialEq, Eq)]

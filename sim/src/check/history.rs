@@ -178,7 +178,8 @@ impl Checker<'_> {
     /// leave a blob behind for ever.
     fn scrubbed(&mut self, called: &Called, damage: &[String], unconfirmed: u64, at: Tick) {
         let is_misled = self.model.struck_between(&BLOB_READ_FAULTS, called.at, at)
-            || self.model.struck_between(&[Fault::BlobLate], 0, at);
+            || self.model.struck_between(&[Fault::BlobLate], 0, at)
+            || self.model.strays > 0;
         if !damage.is_empty() && !is_misled {
             self.violated("scrub", called, "damage found without a fault");
         }

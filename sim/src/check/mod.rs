@@ -21,6 +21,7 @@ mod format;
 mod history;
 mod last_versions;
 mod listings;
+mod members;
 mod metadata_commits;
 mod model;
 mod ownership;
@@ -46,6 +47,8 @@ pub(crate) use call::{
     ReadContent, Reading,
 };
 pub(crate) use fallback::SAW_IN_SOURCE;
+#[cfg(feature = "planted")]
+pub(crate) use format::PINS;
 pub(crate) use format::{AMEND, SAW, WRITE, revision_of_path};
 pub(crate) use history::check_history;
 pub(crate) use model::Model;

@@ -12,6 +12,7 @@ use super::Violation;
 use super::call::{Answer, Call, Called};
 use super::fallback::SourceModel;
 use super::format::{BaseVersion, Change, Landing, LastVersion, Orphan, Row, Store};
+use super::members::Members;
 use super::sessions::UploadHistory;
 use crate::faults::{Fault, PROVOKING};
 use crate::plan::UploadRules;
@@ -92,6 +93,10 @@ pub(crate) struct Model {
     pub(super) recorded: BTreeMap<Uuid, Tick>,
     /// Fallback of the store, if it has one.
     pub(super) source: Option<SourceModel>,
+    /// Number of blobs at rest that only a scrub finds.
+    pub(super) strays: usize,
+    /// Members of the index, if several engines share it.
+    pub(crate) members: Option<Members>,
     /// Writes that were under way when the index failed.
     pub(super) unknown: BTreeSet<u64>,
     violations: Vec<Violation>,
@@ -106,6 +111,8 @@ pub(super) struct OpenReader {
     pub(super) range: Range<u64>,
     /// Ticks of the call and of the answer that opened the object.
     pub(super) opened: Range<Tick>,
+    /// Member that reads, if several share the index.
+    pub(super) epoch: Option<u64>,
 }
 
 /// Metadata commit: a commit without new bytes.
@@ -156,6 +163,10 @@ impl Model {
     /// Checks an engine that has opened: it has an epoch of its own, and no change of an older
     /// epoch remains (I6).
     pub(crate) fn opened(&mut self) {
+        // The epochs and changes of a shared index are checked at each commit.
+        if self.is_shared() {
+            return;
+        }
         if self.epoch <= self.opened {
             self.violated(
                 "epoch",
@@ -196,6 +207,11 @@ impl Model {
             .and_then(|tick| self.times_ms.get(tick))
             .copied()
             .unwrap_or(self.now_ms)
+    }
+
+    /// Returns the tick of the next event.
+    pub(super) fn next_tick(&self) -> Tick {
+        self.times_ms.len() as Tick
     }
 
     /// Returns the time of day.
@@ -394,9 +410,15 @@ impl Model {
     }
 
     /// Records that a client has opened an object and reads on.
-    pub(crate) fn reads(&mut self, call: usize, object: Bytes, version: u64, range: Range<u64>) {
+    pub(crate) fn reads(
+        &mut self,
+        (call, epoch): (usize, Option<u64>),
+        object: Bytes,
+        version: u64,
+        range: Range<u64>,
+    ) {
         // The tick of the present event is not passed yet.
-        let opened = self.calls[call].at..self.times_ms.len() as Tick + 1;
+        let opened = self.calls[call].at..self.next_tick() + 1;
         self.reading.insert(
             call,
             OpenReader {
@@ -404,8 +426,19 @@ impl Model {
                 version,
                 range,
                 opened,
+                epoch,
             },
         );
+    }
+
+    /// Records that a client has ended its read, with or without an answer.
+    pub(crate) fn stops_reading(&mut self, call: usize) {
+        self.reading.remove(&call);
+    }
+
+    /// Returns true if no change and no orphan is left.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.changes.is_empty() && self.orphans.is_empty()
     }
 
     /// Returns the keys of all objects that ever existed.

@@ -17,6 +17,10 @@ impl Checker<'_> {
     pub(super) fn was_provoked(&self, called: &Called, at: Tick) -> bool {
         let model = self.model;
         let engine = model.engine_of(called.at);
+        // A fault of one member concerns all others, for as long as its work is not taken over.
+        if model.is_shared() && model.struck_between(&PROVOKING, engine, at) {
+            return true;
+        }
         let read_failed = model.struck_between(&[Fault::IndexReadFails], called.at, at);
         if model.struck_between(&SOURCE_FAULTS, called.at, at) {
             return true;

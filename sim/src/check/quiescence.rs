@@ -38,7 +38,16 @@ pub(crate) fn check_settled(model: &mut Model, tables: Option<&DiskTables>, blob
             ),
         }
     }
+    let strays: BTreeSet<Uuid> = present
+        .difference(&named)
+        .copied()
+        .filter(|revision| model.is_stray(*revision))
+        .collect();
+    model.strays = strays.len();
     for revision in present.difference(&named) {
+        if strays.contains(revision) {
+            continue;
+        }
         model.violated(
             "I5",
             format!("blob is named by no row and no part: revision={revision}"),

@@ -10,7 +10,7 @@ use cenotaph::ErrorKind;
 use super::call::{Answer, Called, FoundObject, ReadContent};
 use super::format::Row;
 use super::history::{Checker, states_in};
-use crate::faults::{BLOB_READ_FAULTS, COMMIT_FAULTS, ROT, SOURCE_FAULTS};
+use crate::faults::{BLOB_READ_FAULTS, COMMIT_FAULTS, PROVOKING, ROT, SOURCE_FAULTS};
 use crate::plan::Span;
 use crate::trace::Tick;
 
@@ -96,6 +96,10 @@ impl Checker<'_> {
             // A close ends the reads that are still open.
             ReadContent::Failed(ErrorKind::Closed)
                 if model.closed_between(model.life_of(called.at), at) => {}
+            // The pin of the read could not be stored in time, or its member was declared dead.
+            ReadContent::Failed(ErrorKind::Unavailable)
+                if model.is_shared()
+                    && model.struck_between(&PROVOKING, model.engine_of(called.at), at) => {}
             ReadContent::Failed(_) => {
                 if !model.struck_between(&BLOB_READ_FAULTS, called.at, at)
                     && !model.struck_between(&SOURCE_FAULTS, called.at, at)

@@ -55,6 +55,8 @@ pub(super) enum Command {
         /// Directory for plans that fail.
         #[arg(long, default_value = "sim-failures")]
         out: PathBuf,
+        #[command(flatten)]
+        how: How,
     },
     /// Runs seed after seed until it is stopped. Writes every failure with its seed, its shrunk
     /// plan and a command that reproduces it.
@@ -87,6 +89,8 @@ pub(super) enum Command {
         /// Only prints the traces. Used for the other process.
         #[arg(long, hide = true)]
         print: bool,
+        #[command(flatten)]
+        how: How,
     },
     /// Plants each bug in the engine and prints the number of seeds that find it.
     #[cfg(feature = "planted")]
@@ -105,6 +109,9 @@ pub(crate) struct How {
     /// Uses real fjall instead of the simulated disk. About twenty times slower.
     #[arg(long)]
     fjall: bool,
+    /// Runs several members on a simulated shared index.
+    #[arg(long, conflicts_with = "fjall")]
+    shared: bool,
     /// Plants this bug in the engine.
     #[cfg(feature = "planted")]
     #[arg(long, value_parser = bug)]
@@ -120,6 +127,7 @@ impl How {
         let bug = None;
         Options {
             on_fjall: self.fjall,
+            is_shared: self.shared,
             bug,
             ..Options::default()
         }
@@ -128,6 +136,7 @@ impl How {
     /// Returns the command line flags that select these options.
     pub(crate) fn flags(self) -> String {
         let fjall = if self.fjall { " --fjall" } else { "" };
+        let shared = if self.shared { " --shared" } else { "" };
         #[cfg(feature = "planted")]
         let bug = self
             .bug
@@ -135,7 +144,7 @@ impl How {
             .unwrap_or_default();
         #[cfg(not(feature = "planted"))]
         let bug = "";
-        format!("{fjall}{bug}")
+        format!("{fjall}{shared}{bug}")
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) fn bugs(seeds: &Seeds, only: Option<Bug>) -> bool {
         let watch = Watch::start();
         let options = Options {
             bug: Some(bug),
+            is_shared: bug.is_shared(),
             ..Options::default()
         };
         let range = seeds.from..seeds.from.saturating_add(seeds.seeds);

@@ -47,10 +47,7 @@ impl Hunt {
             |seed, report| {
                 progress.inc(1);
                 if let Some(first) = report.violations.first() {
-                    match self.write(
-                        &RunPlan::generate(seed, self.operations),
-                        &report.violations,
-                    ) {
+                    match self.write(&options.plan(seed, self.operations), &report.violations) {
                         Ok(name) => {
                             progress.suspend(|| {
                                 line(format_args!("seed {seed}: {first} -> {name}"));

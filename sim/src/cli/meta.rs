@@ -4,23 +4,25 @@
 use std::io;
 use std::process::Command;
 
-use cenotaph_sim::{Options, RunPlan, run};
+use cenotaph_sim::{Options, run};
 
-use super::args::Seeds;
+use super::args::{How, Seeds};
 use super::output::{bar, line, text};
 
 /// Runs every seed three times and compares the traces. Returns `true` if all are equal.
 ///
 /// # Errors
 /// Any error of starting the other process.
-pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
+pub(crate) fn meta(seeds: &Seeds, how: How) -> io::Result<bool> {
+    let options = how.options();
     let progress = bar(seeds.seeds, "seeds");
     let mut here = String::new();
     let mut different = 0;
     for seed in range(seeds) {
-        let first = trace(seed, seeds.ops);
+        let first = trace(seed, seeds.ops, &options);
         // The second run is on another thread, because state of a thread must have no influence.
-        let second = std::thread::scope(|scope| scope.spawn(|| trace(seed, seeds.ops)).join());
+        let second =
+            std::thread::scope(|scope| scope.spawn(|| trace(seed, seeds.ops, &options)).join());
         if second.ok().as_ref() != Some(&first) {
             different += 1;
             progress.suspend(|| {
@@ -42,6 +44,7 @@ pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
             &seeds.from.to_string(),
         ])
         .args(["--ops", &seeds.ops.to_string()])
+        .args(how.flags().split_whitespace())
         .output()?;
     let same = there.status.success() && there.stdout == here.as_bytes();
     if !same {
@@ -65,8 +68,9 @@ pub(crate) fn meta(seeds: &Seeds) -> io::Result<bool> {
 }
 
 /// Prints the traces of these seeds, for comparison by the process that started this process.
-pub(crate) fn print(seeds: &Seeds) -> bool {
-    range(seeds).for_each(|seed| text(&trace(seed, seeds.ops)));
+pub(crate) fn print(seeds: &Seeds, how: How) -> bool {
+    let options = how.options();
+    range(seeds).for_each(|seed| text(&trace(seed, seeds.ops, &options)));
     true
 }
 
@@ -74,7 +78,7 @@ fn range(seeds: &Seeds) -> std::ops::Range<u64> {
     seeds.from..seeds.from.saturating_add(seeds.seeds)
 }
 
-fn trace(seed: u64, operations: usize) -> String {
-    let report = run(&RunPlan::generate(seed, operations), &Options::default());
+fn trace(seed: u64, operations: usize, options: &Options) -> String {
+    let report = run(&options.plan(seed, operations), options);
     format!("seed {seed}\n{}", report.sim.timeline())
 }

@@ -33,7 +33,8 @@ impl Args {
                 seed,
                 ops,
                 out,
-            } => sweeps::sweep(kind, seed, ops, &out),
+                how,
+            } => sweeps::sweep(kind, (seed, ops), &out, how),
             Command::Hunt {
                 jobs,
                 from,
@@ -52,11 +53,16 @@ impl Args {
                 how,
             }
             .run(),
-            Command::Meta { seeds, print: true } => Ok(meta::print(&seeds)),
+            Command::Meta {
+                seeds,
+                print: true,
+                how,
+            } => Ok(meta::print(&seeds, how)),
             Command::Meta {
                 seeds,
                 print: false,
-            } => meta::meta(&seeds),
+                how,
+            } => meta::meta(&seeds, how),
             #[cfg(feature = "planted")]
             Command::Bugs { seeds, bug } => Ok(bugs::bugs(&seeds, bug)),
         };

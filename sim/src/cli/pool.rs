@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cenotaph_sim::{Coverage, Options, RunPlan, RunReport, Violation, run};
+use cenotaph_sim::{Coverage, Options, RunReport, Violation, run};
 
 /// Sum of many runs.
 #[derive(Default)]
@@ -60,7 +60,7 @@ pub(crate) fn run_all(
                     }
                     // A panic is reported as a failure of its seed instead of ending all runs.
                     let report = catch_unwind(AssertUnwindSafe(|| {
-                        run(&RunPlan::generate(seed, operations), options)
+                        run(&options.plan(seed, operations), options)
                     }));
                     let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
                     let Ok(report) = report else {

@@ -21,12 +21,13 @@ pub(crate) fn replay(
     operations: usize,
     how: How,
 ) -> io::Result<bool> {
-    let plan = match file {
+    let options = how.options();
+    let plan: RunPlan = match file {
         Some(path) => serde_json::from_slice(&fs::read(path)?)?,
         // The argument parser requires a seed if there is no plan.
-        None => RunPlan::generate(seed.unwrap_or_default(), operations),
+        None => options.plan(seed.unwrap_or_default(), operations),
     };
-    let report = run(&plan, &how.options());
+    let report = run(&plan, &options);
     match html {
         Some(path) => {
             fs::write(

@@ -33,7 +33,7 @@ pub(crate) fn run(seeds: &Seeds, how: How) -> bool {
     let seconds = watch.elapsed().as_secs_f64().max(0.001);
     summary(&total, seconds, jobs);
     failures(&total, how, seeds.ops);
-    let missing = total.coverage.missing(wanted());
+    let missing = total.coverage.missing(wanted(options.is_shared));
     // Crashes on real fjall are process kills, which leave no torn journal.
     let blind = total.runs >= COVERAGE_RUNS_MIN && !options.on_fjall && !missing.is_empty();
     if blind {

@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use cenotaph_sim::{Options, RunPlan, Sweep, sweep as run_sweep};
+use cenotaph_sim::{Sweep, sweep as run_sweep};
 
-use super::args::SweepKind;
+use super::args::{How, SweepKind};
 use super::output::{Watch, bar, line};
 
 /// Maximum number of failures that are written.
@@ -18,7 +18,13 @@ const SHOWN: usize = 20;
 ///
 /// # Errors
 /// Any error of writing a plan.
-pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize, out: &Path) -> io::Result<bool> {
+pub(crate) fn sweep(
+    kind: SweepKind,
+    (seed, operations): (u64, usize),
+    out: &Path,
+    how: How,
+) -> io::Result<bool> {
+    let options = how.options();
     let kind = match kind {
         SweepKind::Crash => Sweep::Crash,
         SweepKind::CrashAgain => Sweep::CrashAgain,
@@ -30,8 +36,8 @@ pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize, out: &Path) -
     let progress = bar(0, "runs");
     let swept = run_sweep(
         kind,
-        &RunPlan::generate(seed, operations),
-        &Options::default(),
+        &options.plan(seed, operations),
+        &options,
         |done, expected| {
             progress.set_length(expected.max(done));
             progress.set_position(done);
@@ -44,9 +50,10 @@ pub(crate) fn sweep(kind: SweepKind, seed: u64, operations: usize, out: &Path) -
         fs::create_dir_all(out)?;
         fs::write(&file, serde_json::to_vec(plan)?)?;
         line(format_args!(
-            "VIOLATED: {:?}: cenotaph-sim replay --plan {}",
+            "VIOLATED: {:?}: cenotaph-sim replay --plan {}{}",
             plan.acts,
-            file.display()
+            file.display(),
+            how.flags()
         ));
         violations
             .iter()

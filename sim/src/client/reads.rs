@@ -11,6 +11,7 @@ use futures::TryStreamExt;
 use super::{Client, failed};
 use crate::check::{Answer, FoundObject, Listed, ReadContent, WRITE};
 use crate::plan::{Span, object_id};
+use crate::world::durable_state::DurableState;
 use crate::world::scheduler::sleep;
 
 /// Speed of a read.
@@ -20,6 +21,15 @@ pub(super) struct ReadPace {
     pub(super) pause_ms: u64,
     /// `true` to drop the object after its first chunk.
     pub(super) leave: bool,
+}
+
+/// Tells the model that a read has ended, also if its client has crashed.
+struct ReadGuard<'a>(&'a DurableState, usize);
+
+impl Drop for ReadGuard<'_> {
+    fn drop(&mut self) {
+        self.0.state().model.stops_reading(self.1);
+    }
 }
 
 impl Client {
@@ -38,10 +48,11 @@ impl Client {
         };
         // From here until the answer, the model reports the deletion of a blob that this read
         // needs.
+        let _reading = ReadGuard(&self.durable_state, number);
         let opened = {
             let mut state = self.durable_state.state();
             state.model.reads(
-                number,
+                (number, self.world.epoch()),
                 id.encoded().clone(),
                 object.version().map_or(0, cenotaph::Version::get),
                 object.range(),

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Buf, Bytes};
-use cenotaph_storage::index::{Batch, Condition, Table};
+use cenotaph_storage::index::{Batch, Table};
 use cenotaph_storage::records::BASE_VERSION_KEY;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -58,14 +58,21 @@ impl DiskTables {
         Self(Table::ALL.map(kept))
     }
 
-    /// Returns the first condition of a batch that does not hold.
-    fn unmet<'a>(&self, batch: &'a Batch) -> Option<&'a Condition> {
-        batch.conditions().iter().find(|condition| {
-            // Other shards raise the base version of new objects. A decision depends on it only
-            // where the last version of its own object was dropped, which is a condition, too.
-            condition.key != BASE_VERSION_KEY
-                && self.of(condition.table).get(&condition.key) != condition.value.as_ref()
-        })
+    /// Iterates over the conditions of a batch that do not hold, each by its table and its key or
+    /// prefix.
+    fn unmet<'a>(&self, batch: &'a Batch) -> impl Iterator<Item = (Table, &'a Bytes)> {
+        let conditions = batch.conditions().iter().filter(|condition| {
+            self.of(condition.table).get(&condition.key) != condition.value.as_ref()
+        });
+        let ranges = batch.range_conditions().iter().filter(|range| {
+            let entries = self.of(range.table).range(range.prefix.clone()..);
+            let keys = entries
+                .map(|(key, _)| key)
+                .take_while(|key| key.starts_with(&range.prefix));
+            !keys.eq(&range.keys)
+        });
+        let conditions = conditions.map(|condition| (condition.table, &condition.key));
+        conditions.chain(ranges.map(|range| (range.table, &range.prefix)))
     }
 
     /// Applies a batch.
@@ -180,15 +187,23 @@ impl Disk {
 
     /// Makes all appended batches durable and returns them in order, each with a condition that did
     /// not hold.
-    pub(crate) fn sync(&self) -> Vec<(Batch, Option<Condition>)> {
+    pub(crate) fn sync(&self) -> Vec<(Batch, Option<(Table, Bytes)>)> {
         let mut state = self.state();
         let batches = std::mem::take(&mut state.pending).into_iter();
         let synced = batches.map(|batch| {
-            let unmet = state.synced.unmet(&batch).cloned();
+            // Other shards raise the base version of new objects. A decision depends on it only
+            // where the last version of its own object was dropped, which is a condition, too.
+            let unmet = unmet_places(&state.synced, &batch);
+            let unmet = unmet.into_iter().find(|(_, key)| key != BASE_VERSION_KEY);
             state.synced.apply(&batch);
             (batch, unmet)
         });
         synced.collect()
+    }
+
+    /// Returns the conditions of a batch that do not hold in the durable state.
+    pub(crate) fn unmet(&self, batch: &Batch) -> Vec<(Table, Bytes)> {
+        unmet_places(&self.state().synced, batch)
     }
 
     /// Replays the journal after a crash. The unsynced tail is cut at a random byte and may be
@@ -225,6 +240,12 @@ impl Disk {
         }
         replayed
     }
+}
+
+/// Returns the tables and keys of the conditions of a batch that do not hold.
+fn unmet_places(tables: &DiskTables, batch: &Batch) -> Vec<(Table, Bytes)> {
+    let unmet = tables.unmet(batch);
+    unmet.map(|(table, key)| (table, key.clone())).collect()
 }
 
 /// Result of replaying a journal tail.

@@ -2,4 +2,5 @@
 
 pub(crate) mod blobs;
 pub(crate) mod disk;
+pub(crate) mod shared_store;
 pub(crate) mod source;

@@ -1,6 +1,7 @@
 //! An index with a planted bug, around the simulated index.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,22 +10,24 @@ use bytes::Bytes;
 use cenotaph_storage::blobs::path::path;
 use cenotaph_storage::decide::revision_key;
 use cenotaph_storage::index::{
-    Batch, CommitError, Completion, Index, IndexStats, Page, PayloadLogStats, Range, Snapshot,
-    SpaceStats, Table,
+    Batch, CommitError, Completion, Index, IndexStats, Page, PayloadLogStats, Range, SharedIndex,
+    Snapshot, SpaceStats, Table,
 };
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::records::{BASE_VERSION_KEY, Orphan, last_versions_prefix};
 use cenotaph_storage::{Error, Result, RevisionId};
 use futures::future::BoxFuture;
 
+use super::members::watch_by_wall_clocks;
+use crate::check::PINS;
 use crate::disks::blobs::tier_of;
 use crate::world::scheduler::Scheduler;
 
 /// Index that behaves wrongly, if the bug is a bug of indexes.
 pub(crate) struct MutantIndex {
-    inner: Arc<dyn Index>,
+    pub(super) inner: Arc<dyn Index>,
     scheduler: Arc<Scheduler>,
-    bug: Bug,
+    pub(super) bug: Bug,
     /// Changes that recovery has fenced in vain.
     spared: Mutex<BTreeSet<Bytes>>,
 }
@@ -36,6 +39,9 @@ impl MutantIndex {
         scheduler: Arc<Scheduler>,
         bug: Bug,
     ) -> Arc<dyn Index> {
+        if bug == Bug::HeartbeatByOtherClock && inner.is_shared() {
+            watch_by_wall_clocks(&inner, &scheduler);
+        }
         Arc::new(Self {
             inner,
             scheduler,
@@ -101,8 +107,17 @@ impl MutantIndex {
 /// scans the orphans.
 struct MutantSnapshot {
     inner: Box<dyn Snapshot>,
-    hides: Table,
+    hides: Hidden,
     has_scanned_rows: AtomicBool,
+}
+
+/// Entries that a snapshot hides.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    /// All entries of a table.
+    Table(Table),
+    /// The pins of readers.
+    Pins,
 }
 
 impl Snapshot for MutantSnapshot {
@@ -122,13 +137,18 @@ impl Snapshot for MutantSnapshot {
         if table == Table::Rows {
             self.has_scanned_rows.store(true, Ordering::Relaxed);
         }
-        if table == self.hides && self.has_scanned_rows.load(Ordering::Relaxed) {
+        if Hidden::Table(table) == self.hides && self.has_scanned_rows.load(Ordering::Relaxed) {
             return Box::pin(std::future::ready(Ok(Page::new())));
         }
         self.inner.scan(table, range)
     }
 
     fn keys(&self, table: Table, range: Range) -> BoxFuture<'_, Result<Vec<Bytes>>> {
+        let is_of_pins = table == Table::Meta
+            && matches!(&range.start, Bound::Included(key) if key.starts_with(PINS));
+        if self.hides == Hidden::Pins && is_of_pins {
+            return Box::pin(std::future::ready(Ok(Vec::new())));
+        }
         self.inner.keys(table, range)
     }
 }
@@ -225,11 +245,23 @@ impl Index for MutantIndex {
         self.inner.get(table, key)
     }
 
+    fn shared(&self) -> Option<&dyn SharedIndex> {
+        self.inner
+            .shared()
+            .is_some()
+            .then_some(self as &dyn SharedIndex)
+    }
+
+    fn key_bytes_max(&self) -> usize {
+        self.inner.key_bytes_max()
+    }
+
     fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         let snapshot = self.inner.snapshot()?;
         let hides = match self.bug {
-            Bug::ScrubForgetsChanges => Table::Changes,
-            Bug::TierReleasedEarly => Table::Orphans,
+            Bug::ScrubForgetsChanges => Hidden::Table(Table::Changes),
+            Bug::TierReleasedEarly => Hidden::Table(Table::Orphans),
+            Bug::PinsOfOthersIgnored => Hidden::Pins,
             _ => return Ok(snapshot),
         };
         Ok(Box::new(MutantSnapshot {

@@ -11,6 +11,7 @@ use super::{HOT, LastVersionRules, RunPlan, Setting, UploadRules};
 use crate::faults::{Faults, Schedule};
 use crate::rng::{Odds, Rng};
 
+mod members;
 mod ops;
 mod uploads;
 
@@ -102,6 +103,7 @@ impl RunPlan {
             clients,
             insistent: false,
             fallback: None,
+            members: None,
         };
         plan.add_fallback();
         plan.add_tiers();

@@ -15,12 +15,14 @@ use crate::faults::{Faults, Schedule, ScriptedFault};
 
 mod fallback;
 mod generate;
+mod members;
 pub(crate) mod payload;
 mod shrink;
 mod tiers;
 mod uploads;
 
 pub use fallback::SourcePlan;
+pub use members::MembersPlan;
 pub use shrink::{PlanTree, Plans};
 pub use uploads::{BlobCut, Choice, Declared, UploadAction, UploadRules, Which};
 
@@ -48,6 +50,9 @@ pub struct RunPlan {
     /// Objects of the fallback over which the engine is opened, if there is one.
     #[serde(default)]
     pub fallback: Option<Vec<SourcePlan>>,
+    /// Members that share the index, if several do. The clients are divided among them.
+    #[serde(default)]
+    pub members: Option<MembersPlan>,
 }
 
 /// Configuration of the engine. Its limits are small, so that a run reaches them.

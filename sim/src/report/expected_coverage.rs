@@ -5,12 +5,79 @@ use crate::faults::Fault;
 
 /// Returns the names of all expected coverage counters: every fault, every recovery path, every
 /// kind of answer.
-pub fn wanted() -> impl Iterator<Item = &'static str> {
-    Fault::ALL
-        .iter()
+///
+/// `is_shared` selects those of plans for several members that share an index.
+pub fn wanted(is_shared: bool) -> impl Iterator<Item = &'static str> {
+    let is_wanted = move |fault: &&Fault| {
+        let of_members = Fault::SHARED.contains(fault);
+        if is_shared {
+            of_members || SHARED_FAULTS.contains(fault)
+        } else {
+            !of_members
+        }
+    };
+    let paths = if is_shared { SHARED_PATHS } else { PATHS };
+    let faults = Fault::ALL.iter().filter(is_wanted);
+    faults
         .map(|fault| fault.name())
-        .chain(PATHS.iter().copied())
+        .chain(paths.iter().copied())
 }
+
+/// Faults of plans for several members, beside those of [`Fault::SHARED`].
+const SHARED_FAULTS: [Fault; 13] = [
+    Fault::Crash,
+    Fault::Kill,
+    Fault::Panic,
+    Fault::ClockJump,
+    Fault::IndexReadFails,
+    Fault::BlobFails,
+    Fault::BlobResponseLost,
+    Fault::BlobSlow,
+    Fault::BlobStalls,
+    Fault::BlobPartial,
+    Fault::BlobLate,
+    Fault::BlobDeletedTwice,
+    Fault::BlobHangs,
+];
+
+/// Expected counters of plans for several members that are no faults.
+const SHARED_PATHS: &[&str] = &[
+    "heard: absent",
+    "heard: applied",
+    "heard: committed together",
+    "heard: conflict",
+    "heard: conflict, absent",
+    "heard: deleted",
+    "heard: found, bytes as put",
+    "heard: found, bytes failed half-way",
+    "heard: indeterminate",
+    "heard: a listing",
+    "heard: superseded",
+    "heard: unavailable",
+    "index: a batch had changed",
+    "index: a commit lost its connection",
+    "index: a commit was refused",
+    "index: a dead member found out",
+    "index: a lost commit was found",
+    "index: a lost commit was refused",
+    "index: poisoned",
+    "members: a change of a dead member fenced",
+    "members: a reader's pin stored",
+    "members: one declared dead",
+    "recovery: a change fenced",
+    "run: a member crashed",
+    "run: reopened by a client",
+    "run: reopened, the engine had failed",
+    "swap: copied",
+    "swap: inline to inline",
+    "swap: inline to tombstone",
+    "swap: renamed",
+    "swap: superseded",
+    "swap: tombstone deleted",
+    "swap: tombstone to tombstone",
+    "sweeper: an orphan settled",
+    "upload: completed",
+];
 
 /// Expected counters that are no faults.
 const PATHS: &[&str] = &[

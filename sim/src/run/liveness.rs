@@ -16,6 +16,9 @@ use crate::trace::EventKind;
 /// First number of the writes that probe the engine. Smaller numbers belong to clients.
 const PROBES: u64 = 1_000_000_000;
 
+/// Number of objects that are kept apart for the probes of a member.
+const PROBED_OF_MEMBER: u32 = 100;
+
 /// Longest time for which a last version may be kept over its limits if nothing goes wrong.
 const PRUNER_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,10 +35,36 @@ pub(super) async fn check_liveness(world: &Controls, engine: &Engine, slots: &Sl
         state.report_violations();
     };
     if check_quiescence(world, engine, violated).await {
-        check_new_work(world, engine, slots, violated).await;
+        check_new_work(world, engine, slots, 0, violated).await;
         check_close(world, engine, violated).await;
         check_closed(engine, violated).await;
     }
+}
+
+/// Checks liveness of a member that has lived through the faults. Returns false if the engine has
+/// failed, or was declared dead: it must be opened again.
+pub(super) async fn check_member(
+    world: &Controls,
+    engine: &Engine,
+    slots: &Slots,
+    probe: u32,
+) -> bool {
+    let violated = |message: String| {
+        let durable_state = world.durable_state();
+        let mut state = durable_state.state();
+        // The failure of an engine since the beginning of the check is no violation.
+        if engine.health().is_ok() {
+            state.model.violated("liveness", message);
+            state.report_violations();
+        }
+    };
+    if let Err(error) = world.settles_by_itself(engine).await {
+        violated(format!("no quiescence after the end of faults: {error:?}"));
+    }
+    // Objects of its own: a large put of another member may supersede one to the same object.
+    let first = PROBED_OF_MEMBER * (probe + 1);
+    check_new_work(world, engine, slots, first, violated).await;
+    engine.health().is_ok()
 }
 
 /// Checks that the engine settles and removes expired objects without a request. Returns false if
@@ -99,6 +128,7 @@ async fn check_new_work(
     world: &Controls,
     engine: &Engine,
     slots: &Slots,
+    first: u32,
     violated: impl Fn(String),
 ) {
     let client = Client::new(world, engine, slots);
@@ -107,7 +137,8 @@ async fn check_new_work(
     // The longest inline payload decides the tier: 1 byte goes to the index, `inline + 1` to the
     // blobs.
     let inline = engine.config().inline_bytes_max as u64;
-    let objects = 0..u32::try_from(2 * engine.config().limits.shards).unwrap_or(u32::MAX);
+    let shards = u32::try_from(engine.config().limits.shards).unwrap_or(u32::MAX);
+    let objects = first..first + 2 * shards;
     for (object, bytes) in
         objects.flat_map(|object| [(object, 1.min(inline)), (object, inline + 1)])
     {

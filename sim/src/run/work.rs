@@ -1,6 +1,6 @@
 //! Work of all clients over all incarnations: [`RemainingWork`], and an incarnation of it: [`live`].
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cenotaph::{Engine, ErrorKind, Reason};
@@ -31,13 +31,24 @@ pub(super) struct RemainingWork {
     pub(super) attempts: Vec<AtomicUsize>,
     /// Uploads that the clients share.
     pub(super) slots: Slots,
+    /// True for each client that has performed all its operations.
+    pub(super) done: Vec<AtomicBool>,
+    /// Number of crashes of members.
+    pub(super) member_crashes: AtomicU32,
+    /// Number of checks of members after the end of faults.
+    pub(super) probes: AtomicU32,
+    pub(super) opened_at: Mutex<Vec<u64>>,
+    /// Number of steps until the last client was done.
+    pub(super) steps: AtomicU64,
+}
+
+/// Request of a client to open the engine again.
+#[derive(Default)]
+pub(super) struct Reopening {
     /// True if the engine is to be closed and opened again. Clients pause.
     pub(super) reopen: AtomicBool,
     /// True if the engine is to be dropped without a close.
     pub(super) abandon: AtomicBool,
-    pub(super) opened_at: Mutex<Vec<u64>>,
-    /// Number of steps until the last client was done.
-    pub(super) steps: AtomicU64,
 }
 
 impl RemainingWork {
@@ -48,8 +59,13 @@ impl RemainingWork {
             insistent: plan.insistent,
             attempts: plan.clients.iter().map(|_| AtomicUsize::new(0)).collect(),
             slots: Slots::default(),
-            reopen: AtomicBool::new(false),
-            abandon: AtomicBool::new(false),
+            done: plan
+                .clients
+                .iter()
+                .map(|_| AtomicBool::new(false))
+                .collect(),
+            member_crashes: AtomicU32::new(0),
+            probes: AtomicU32::new(0),
             opened_at: Mutex::default(),
             steps: AtomicU64::new(0),
         }
@@ -85,6 +101,20 @@ impl RemainingWork {
         }
     }
 
+    /// Returns true if every client has performed all its operations.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.iter().all(|done| done.load(Ordering::SeqCst))
+    }
+
+    /// Records the step of an opening of the engine.
+    pub(super) fn note_opening(&self, world: &Controls) {
+        let step = world.durable_state().state().step;
+        self.opened_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(step);
+    }
+
     /// Returns the number of openings of the engine so far.
     pub(super) fn opened(&self) -> usize {
         self.opened_at
@@ -97,9 +127,7 @@ impl RemainingWork {
 /// Runs an incarnation: opens the engine, runs every client, and reopens the engine when a client
 /// asks for it or the engine has failed.
 pub(super) async fn live(world: Controls, work: Arc<RemainingWork>) {
-    // A crash may have interrupted a reopening in the last incarnation.
-    work.reopen.store(false, Ordering::SeqCst);
-    work.abandon.store(false, Ordering::SeqCst);
+    let reopening = Arc::new(Reopening::default());
     loop {
         let deaths = deaths(&world);
         let engine = match world.open_patiently().await {
@@ -112,16 +140,12 @@ pub(super) async fn live(world: Controls, work: Arc<RemainingWork>) {
                     .violated("liveness", format!("the engine does not open: {error:?}"));
             }
         };
-        let step = world.durable_state().state().step;
-        work.opened_at
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(step);
+        work.note_opening(&world);
         let clients = (0..work.clients.len()).map(|number| {
             let client = Client::new(&world, &engine, &work.slots);
             world.spawn(
                 format!("client {number}"),
-                run_client(client, number, Arc::clone(&work)),
+                run_client(client, number, Arc::clone(&work), Arc::clone(&reopening)),
             )
         });
         // All clients are spawned before the first is awaited. Otherwise they would run in
@@ -135,8 +159,8 @@ pub(super) async fn live(world: Controls, work: Arc<RemainingWork>) {
                     .violated("panic", "a call panicked");
             }
         }
-        let again = work.reopen.swap(false, Ordering::SeqCst);
-        if again && work.abandon.swap(false, Ordering::SeqCst) {
+        let again = reopening.reopen.swap(false, Ordering::SeqCst);
+        if again && reopening.abandon.swap(false, Ordering::SeqCst) {
             world
                 .durable_state()
                 .state()
@@ -163,9 +187,15 @@ pub(super) async fn live(world: Controls, work: Arc<RemainingWork>) {
 }
 
 /// Performs the remaining operations of a client until the engine is to be reopened.
-async fn run_client(client: Client, number: usize, work: Arc<RemainingWork>) {
-    while !work.reopen.load(Ordering::SeqCst) {
+pub(super) async fn run_client(
+    client: Client,
+    number: usize,
+    work: Arc<RemainingWork>,
+    reopening: Arc<Reopening>,
+) {
+    while !reopening.reopen.load(Ordering::SeqCst) {
         let Some((op, write)) = work.take(number) else {
+            work.done[number].store(true, Ordering::SeqCst);
             return;
         };
         let answer = client.perform(op, write).await;
@@ -175,7 +205,7 @@ async fn run_client(client: Client, number: usize, work: Arc<RemainingWork>) {
             let next = state.model.current_tier() + 1;
             state.tier = next.min(TIERS - 1);
             drop(state);
-            work.reopen.store(true, Ordering::SeqCst);
+            reopening.reopen.store(true, Ordering::SeqCst);
         } else if let Op::Reopen { close } = op {
             client
                 .durable_state
@@ -183,8 +213,8 @@ async fn run_client(client: Client, number: usize, work: Arc<RemainingWork>) {
                 .coverage
                 .count("run: reopened by a client");
             // `abandon` is set before `reopen`, so `live` sees both.
-            work.abandon.fetch_or(!close, Ordering::SeqCst);
-            work.reopen.store(true, Ordering::SeqCst);
+            reopening.abandon.fetch_or(!close, Ordering::SeqCst);
+            reopening.reopen.store(true, Ordering::SeqCst);
             if *close {
                 client
                     .durable_state
@@ -201,7 +231,7 @@ async fn run_client(client: Client, number: usize, work: Arc<RemainingWork>) {
         } else if let Err(error) = client.engine.health()
             && error.kind() != ErrorKind::Closed
             && error.reason() != Some(Reason::BlobTier)
-            && !work.reopen.swap(true, Ordering::SeqCst)
+            && !reopening.reopen.swap(true, Ordering::SeqCst)
         {
             let mut state = client.durable_state.state();
             state.coverage.count("run: reopened, the engine had failed");

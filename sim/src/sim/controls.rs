@@ -23,8 +23,10 @@ use crate::tiers::fallback::SimFallback;
 use crate::tiers::index::{Medium, SimIndex};
 use crate::tiers::network;
 use crate::tiers::real::RealDisk;
+use crate::tiers::shared_index::SharedSimIndex;
 use crate::trace::EventKind;
 use crate::world::durable_state::DurableState;
+use crate::world::process::Process;
 use crate::world::scheduler::{Scheduler, Victims, sleep};
 
 /// Longest wait for quiescence, in virtual time.
@@ -36,6 +38,8 @@ pub struct Controls {
     pub(super) scheduler: Arc<Scheduler>,
     pub(super) config: Config,
     pub(super) real: Option<Arc<Path>>,
+    /// True if engines open a shared index.
+    pub(super) is_shared: bool,
 }
 
 impl Controls {
@@ -52,7 +56,7 @@ impl Controls {
         {
             self.open_over_another_tier().await?;
         }
-        let index = self.open_index()?;
+        let index = self.open_index().await?;
         let tier = durable_state.state().tier;
         let operator = |tier| network::operator(&self.scheduler, tier);
         let builder = self.builder().index(index).blobs(operator(tier));
@@ -102,7 +106,7 @@ impl Controls {
         let before = decoy.bytes(MARKER_PATH);
         let opened = self
             .builder()
-            .index(self.open_index()?)
+            .index(self.open_index().await?)
             .blobs(decoy.operator(0))
             .open()
             .await;
@@ -138,8 +142,24 @@ impl Controls {
     /// Opens the index alone, for tests of the layers below the engine.
     ///
     /// # Errors
-    /// [`ErrorKind::AlreadyOpen`] while another index is open on the disk of this world.
-    pub fn open_index(&self) -> Result<Arc<dyn Index>> {
+    /// [`ErrorKind::AlreadyOpen`] while another index is open on the disk of this world, unless the
+    /// index is [shared](crate::Sim::shared); a shared index is
+    /// [`Unavailable`](ErrorKind::Unavailable) while it does not answer.
+    pub async fn open_index(&self) -> Result<Arc<dyn Index>> {
+        let index = self.open_unchanged().await?;
+        #[cfg(feature = "planted")]
+        if let Some(bug) = self.scheduler.durable_state().planted() {
+            return Ok(MutantIndex::wrap(index, Arc::clone(&self.scheduler), bug));
+        }
+        Ok(index)
+    }
+
+    /// Opens the index without a planted bug.
+    async fn open_unchanged(&self) -> Result<Arc<dyn Index>> {
+        if self.is_shared {
+            let index = SharedSimIndex::open(Arc::clone(&self.scheduler)).await?;
+            return Ok(Arc::new(index));
+        }
         let medium = match &self.real {
             Some(path) => {
                 let real = RealDisk::open(path, self.env())?;
@@ -149,11 +169,6 @@ impl Controls {
             None => Medium::Simulated,
         };
         let index = SimIndex::open(Arc::clone(&self.scheduler), medium)?;
-        #[cfg(feature = "planted")]
-        if let Some(bug) = self.scheduler.durable_state().planted() {
-            let index = Arc::new(index);
-            return Ok(MutantIndex::wrap(index, Arc::clone(&self.scheduler), bug));
-        }
         Ok(Arc::new(index))
     }
 
@@ -175,6 +190,32 @@ impl Controls {
             }
         }
         self.open().await
+    }
+
+    /// Returns the controls of another process in this world, as a member of its
+    /// [shared](crate::Sim::shared) index. Its wall clock differs from that of the world by up to
+    /// `skew_ms_max` milliseconds.
+    ///
+    /// A crash of the process ends all its tasks and nothing else: see [`ended`](Self::ended).
+    #[must_use]
+    pub fn member(&self, name: impl Into<String>, skew_ms_max: u64) -> Self {
+        let network = self.scheduler.network();
+        Self {
+            scheduler: Scheduler::of_process(&network, name.into(), skew_ms_max),
+            ..self.clone()
+        }
+    }
+
+    /// Runs a task until it ends or this process crashes, and then ends the process: no task of it
+    /// has any further effect. Returns `None` after a crash.
+    pub async fn ended<T>(&self, task: impl Future<Output = T>) -> Option<T> {
+        let ended = tokio::select! {
+            biased;
+            () = self.scheduler.crashed() => None,
+            value = task => Some(value),
+        };
+        self.scheduler.fence();
+        ended
     }
 
     /// Waits for quiescence: no live write, no upload, no unsettled change, no orphan. Asks the
@@ -214,6 +255,7 @@ impl Controls {
                 && (at_work, actors.changes, actors.orphans) == (0, 0, 0)
                 // A delayed request may still add or delete a blob.
                 && self.scheduler.durable_state().blobs.in_flight() == 0
+                && self.are_others_settled()
             {
                 return Ok(());
             }
@@ -226,6 +268,14 @@ impl Controls {
             }
             sleep(Duration::from_secs(10)).await;
         }
+    }
+
+    /// Returns true unless this is the only process of a shared store, and others have left something
+    /// behind that it has to settle: changes, orphans, or their entries.
+    fn are_others_settled(&self) -> bool {
+        let state = self.scheduler.durable_state().state();
+        let is_alone = state.model.is_at_rest() && state.model.live_members() <= 1;
+        !self.is_shared || self.scheduler.process().is_some() || is_alone
     }
 
     /// Crashes the world. The call never returns.
@@ -247,6 +297,9 @@ impl Controls {
     /// Stops all faults, those by chance and those planned for a step.
     pub fn quieten(&self) {
         self.scheduler.durable_state().state().quieten();
+        if let Some(process) = self.scheduler.process() {
+            process.quieten();
+        }
     }
 
     /// Advances virtual time. Takes no real time.
@@ -287,18 +340,27 @@ impl Controls {
         name: impl Into<String>,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
+        tokio::spawn(self.on_lane(name.into(), task))
+    }
+
+    /// Names the timeline lane of a task that is about to be spawned.
+    pub(crate) fn on_lane<T, F: Future<Output = T>>(
+        &self,
+        name: String,
+        task: F,
+    ) -> impl Future<Output = T> + use<T, F> {
         let scheduler = Arc::clone(&self.scheduler);
-        let name = name.into();
-        tokio::spawn(async move {
-            scheduler
-                .durable_state()
-                .state()
-                .trace
-                .name_lane(&name, false);
+        async move {
+            scheduler.name_lane(&name, false);
             // The first step lets the scheduler decide when the task begins.
             scheduler.pass("task begins", String::new).await;
             task.await
-        })
+        }
+    }
+
+    /// Returns the epoch of this process, if it is a member of a shared index.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        self.scheduler.process().and_then(Process::epoch)
     }
 
     /// Writes a line into the timeline.

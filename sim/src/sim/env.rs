@@ -13,7 +13,7 @@ use futures::future::BoxFuture;
 
 #[cfg(feature = "planted")]
 use crate::mutants;
-use crate::world::scheduler::{Scheduler, sleep};
+use crate::world::scheduler::Scheduler;
 
 /// Backend of the [`Env`] of an incarnation.
 struct SimWorld {
@@ -33,11 +33,11 @@ pub(super) fn env(scheduler: &Arc<Scheduler>) -> Env {
 
 impl World for SimWorld {
     fn wall_time(&self) -> WallTime {
-        WallTime::from_millis(self.scheduler.durable_state().time_of_day_ms())
+        WallTime::from_millis(self.scheduler.time_of_day_ms())
     }
 
     fn monotonic(&self) -> Duration {
-        self.scheduler.durable_state().elapsed()
+        self.scheduler.monotonic()
     }
 
     fn random_u64(&self) -> u64 {
@@ -45,7 +45,8 @@ impl World for SimWorld {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        Box::pin(sleep(duration))
+        let scheduler = Arc::clone(&self.scheduler);
+        Box::pin(async move { scheduler.sleep(duration).await })
     }
 
     fn spawn(&self, task: BoxFuture<'static, ()>) {
@@ -94,12 +95,12 @@ impl World for SimWorld {
 
     /// Names the timeline lane of an actor. A restarted actor continues on its lane.
     fn actor_started(&self, kind: &'static str, number: Option<usize>) {
-        let mut state = self.scheduler.durable_state().state();
         // Uploads are short-lived and many. They share a few lanes in turn, enough to show
         // concurrent ones next to each other.
-        let number = number.or_else(|| (kind == "upload").then(|| state.next_upload()));
+        let next_upload = || self.scheduler.durable_state().state().next_upload();
+        let number = number.or_else(|| (kind == "upload").then(next_upload));
         let name = number.map_or_else(|| kind.to_owned(), |number| format!("{kind} {number}"));
-        state.trace.name_lane(&name, true);
+        self.scheduler.name_lane(&name, true);
     }
 
     #[cfg(feature = "planted")]

@@ -17,16 +17,16 @@ use cenotaph_storage::index::{Batch, CommitError, Completion, IndexStats, StallW
 use cenotaph_storage::{Error, ErrorKind};
 use tokio::sync::Notify;
 
-use crate::world::durable_state::DurableState;
+use crate::world::scheduler::{Scheduler, sleep};
 
 /// Interval at which a close checks whether the last commit is overdue.
-pub(super) const WATCH_INTERVAL: Duration = Duration::from_millis(100);
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Queue of an index.
 pub(super) struct CommitQueue {
     state: Mutex<QueueState>,
     /// Notified when the committer stops.
-    pub(super) idle: Notify,
+    idle: Notify,
 }
 
 /// Batches under way, and the state of the index.
@@ -74,7 +74,7 @@ impl CommitQueue {
     /// Queues a batch, or refuses it. Returns true if the caller must start the committer.
     pub(super) fn submit(
         &self,
-        world: &DurableState,
+        scheduler: &Scheduler,
         batch: Batch,
         completion: Completion,
     ) -> bool {
@@ -88,15 +88,14 @@ impl CommitQueue {
             return false;
         }
         queue.waiting.push_back((batch, completion));
-        world
-            .state()
-            .waiting(queue.waiting.iter().map(|(batch, _)| batch));
+        let mut state = scheduler.durable_state().state();
+        state.waiting(queue.waiting.iter().map(|(batch, _)| batch));
         !std::mem::replace(&mut queue.running, true)
     }
 
     /// Takes a random number of batches off the queue. Returns `None`, and marks the committer as
     /// stopped, if the queue is empty or the index is poisoned.
-    pub(super) fn gather(&self, world: &DurableState) -> Option<Vec<Batch>> {
+    pub(super) fn gather(&self, scheduler: &Scheduler) -> Option<Vec<Batch>> {
         let mut queue = self.lock();
         if queue.waiting.is_empty() || queue.poison.is_some() {
             queue.running = false;
@@ -108,9 +107,9 @@ impl CommitQueue {
         let some = if waiting == 1 {
             1
         } else {
-            world.state().scheduling.below(waiting) + 1
+            scheduler.durable_state().state().scheduling.below(waiting) + 1
         };
-        queue.stall.begin(world.elapsed());
+        queue.stall.begin(scheduler.monotonic());
         let mut batches = Vec::new();
         for _ in 0..some {
             let Some((batch, completion)) = queue.waiting.pop_front() else {
@@ -150,7 +149,7 @@ impl CommitQueue {
 
     /// Fails the index: batches in flight have this outcome, queued batches were not started, and
     /// every later batch is refused. The first reason counts.
-    pub(super) fn fail(&self, world: &DurableState, reason: Error, outcome: InFlight) {
+    pub(super) fn fail(&self, scheduler: &Scheduler, reason: &Error, outcome: InFlight) {
         let mut queue = self.lock();
         if queue.poison.is_some() {
             return;
@@ -161,7 +160,7 @@ impl CommitQueue {
         let waiting = std::mem::take(&mut queue.waiting);
         drop(queue);
         {
-            let mut state = world.state();
+            let mut state = scheduler.durable_state().state();
             state.coverage.count("index: poisoned");
             if outcome == InFlight::Unknown {
                 state
@@ -171,23 +170,25 @@ impl CommitQueue {
         }
         for (_, completion) in in_flight {
             completion(Err(match outcome {
-                InFlight::Unknown => CommitError::unknown(&reason),
-                InFlight::NotStarted => CommitError::not_started(&reason),
+                InFlight::Unknown => CommitError::unknown(reason),
+                InFlight::NotStarted => CommitError::not_started(reason),
             }));
         }
         // A queued batch was never written.
         for (_, completion) in waiting {
-            completion(Err(CommitError::not_started(&reason)));
+            completion(Err(CommitError::not_started(reason)));
         }
     }
 
     /// Fails the index if its commit is overdue.
-    pub(super) fn watch(&self, world: &DurableState, now: Duration) {
+    pub(super) fn watch(&self, scheduler: &Scheduler, now: Duration) {
         let overdue = self.lock().stall.look(now);
         if overdue.is_some() {
-            world.state().coverage.count("index: a commit was overdue");
+            let mut state = scheduler.durable_state().state();
+            state.coverage.count("index: a commit was overdue");
+            drop(state);
             let reason = Error::new(ErrorKind::Unavailable, "commit", "a commit is overdue");
-            self.fail(world, reason, InFlight::Unknown);
+            self.fail(scheduler, &reason, InFlight::Unknown);
         }
     }
 
@@ -201,9 +202,34 @@ impl CommitQueue {
         self.lock().closed
     }
 
-    /// Returns true while the committer runs.
-    pub(super) fn is_running(&self) -> bool {
-        self.lock().running
+    /// Records that the committer has stopped.
+    pub(super) fn stopped(&self) {
+        self.idle.notify_waiters();
+    }
+
+    /// Waits until no commit is under way. Returns false if a commit hangs: it is not awaited.
+    pub(super) async fn drained(&self, scheduler: &Scheduler) -> bool {
+        loop {
+            // The waiter registers before the check, so a notification in between is not lost.
+            let idle = self.idle.notified();
+            let (running, is_failed) = {
+                let queue = self.lock();
+                (queue.running, queue.poison.is_some())
+            };
+            if !running {
+                return true;
+            }
+            if is_failed {
+                return false;
+            }
+            // No actor watches the commits any more while the engine closes.
+            self.watch(scheduler, scheduler.monotonic());
+            tokio::select! {
+                biased;
+                () = idle => {}
+                () = sleep(WATCH_INTERVAL) => {}
+            }
+        }
     }
 
     /// Returns the reason why the index is poisoned.

@@ -19,18 +19,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cenotaph_storage::index::{
-    Batch, Completion, Condition, Index, IndexStats, Snapshot, Table, no_space,
-};
+use cenotaph_storage::index::{Batch, Completion, Index, IndexStats, Snapshot, Table, no_space};
 use cenotaph_storage::planted::Bug;
 use cenotaph_storage::{Error, ErrorKind, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+pub(super) use self::reads::page;
 use self::reads::{SimSnapshot, SnapshotState};
 use crate::faults::Fault;
 use crate::rng::Odds;
-use crate::tiers::commit_queue::{CommitQueue, InFlight, WATCH_INTERVAL};
+use crate::tiers::commit_queue::{CommitQueue, InFlight};
 use crate::tiers::real::RealDisk;
 use crate::world::scheduler::{Scheduler, sleep};
 
@@ -110,13 +109,8 @@ impl Inner {
     fn start(self: &Arc<Self>) {
         let inner = Arc::clone(self);
         self.scheduler.spawn("the index", async move {
-            inner
-                .scheduler
-                .durable_state()
-                .state()
-                .trace
-                .name_lane("index", false);
-            while let Some(batches) = inner.queue.gather(inner.scheduler.durable_state()) {
+            inner.scheduler.name_lane("index", false);
+            while let Some(batches) = inner.queue.gather(&inner.scheduler) {
                 inner.commit(batches).await;
             }
             inner.end();
@@ -189,7 +183,7 @@ impl Inner {
         };
         for (batch, unmet) in durable {
             let mut state = durable_state.state();
-            if let Some(Condition { table, key, .. }) = unmet {
+            if let Some((table, key)) = unmet {
                 let message = format!("what a decision has read has changed: {table:?} {key:?}");
                 state.model.violated("conditions", message);
             }
@@ -205,31 +199,15 @@ impl Inner {
     /// Fails the index: a batch in flight may be durable.
     fn poison(&self, why: &str) {
         let reason = Error::new(ErrorKind::Unavailable, "commit", why);
-        self.queue
-            .fail(self.scheduler.durable_state(), reason, InFlight::Unknown);
+        self.queue.fail(&self.scheduler, &reason, InFlight::Unknown);
     }
 
     /// Waits until no commit is under way, then unlocks the disk.
     async fn close(self: Arc<Self>) -> Result<()> {
-        loop {
-            // The waiter registers before the check, so a notification in between is not lost.
-            let idle = self.queue.idle.notified();
-            if !self.queue.is_running() {
-                break;
-            }
-            // A hanging commit is not awaited. It keeps the disk locked until it returns.
-            if self.queue.poisoned().is_some() {
-                self.disk().abandoned = true;
-                return Err(self.queue.unknown_end());
-            }
-            // No actor watches the commits any more while the engine closes.
-            let durable_state = self.scheduler.durable_state();
-            self.queue.watch(durable_state, durable_state.elapsed());
-            tokio::select! {
-                biased;
-                () = idle => {}
-                () = sleep(WATCH_INTERVAL) => {}
-            }
+        // A hanging commit is not awaited. It keeps the disk locked until it returns.
+        if !self.queue.drained(&self.scheduler).await {
+            self.disk().abandoned = true;
+            return Err(self.queue.unknown_end());
         }
         // Close and drop may both come here. Only the first unlocks the disk.
         if self.release() {
@@ -247,7 +225,7 @@ impl Inner {
 
     /// Ends the committer. Unlocks a disk that an abandoned commit kept locked.
     fn end(&self) {
-        self.queue.idle.notify_waiters();
+        self.queue.stopped();
         let is_held = self.disk().abandoned && self.release();
         if is_held && matches!(self.medium, Medium::Simulated) {
             self.scheduler.durable_state().disk.unlock();
@@ -273,8 +251,7 @@ impl Drop for Inner {
 
 impl Index for SimIndex {
     fn submit(&self, batch: Batch, completion: Completion) {
-        let durable_state = self.0.scheduler.durable_state();
-        if self.0.queue.submit(durable_state, batch, completion) {
+        if self.0.queue.submit(&self.0.scheduler, batch, completion) {
             self.0.start();
         }
     }
@@ -328,7 +305,7 @@ impl Index for SimIndex {
     }
 
     fn watch(&self, now: Duration) {
-        self.0.queue.watch(self.0.scheduler.durable_state(), now);
+        self.0.queue.watch(&self.0.scheduler, now);
     }
 
     fn poisoned(&self) -> Option<Error> {

@@ -5,3 +5,4 @@ pub(crate) mod fallback;
 pub(crate) mod index;
 pub(crate) mod network;
 pub(crate) mod real;
+pub(crate) mod shared_index;

@@ -24,6 +24,7 @@ use crate::disks::blobs::{Flight, tier_of};
 use crate::faults::Fault;
 use crate::trace::EventKind;
 use crate::world::durable_state::DurableState;
+use crate::world::process::Remote;
 use crate::world::scheduler::{Scheduler, sleep};
 
 mod layer;
@@ -137,6 +138,12 @@ impl Link {
         let detail = || path.to_owned();
         self.0.pass(step, detail).await;
         let durable_state = self.durable_state();
+        if self.0.is_cut_off(Remote::BlobTier) {
+            return Err(Error::new(
+                ErrorKind::Unexpected,
+                "a planned separation from the tier",
+            ));
+        }
         if durable_state.strikes(Fault::BlobSlow, detail) {
             sleep(Duration::from_millis(durable_state.below(SLOW_MS_MAX))).await;
             self.fence().await;
@@ -267,12 +274,10 @@ impl Link {
 
     /// Spawns the task that applies a flight when it is due.
     fn launch(&self, number: u64, due: Duration) {
-        let link = self.clone();
-        self.0.spawn("the network", async move {
-            link.durable_state()
-                .state()
-                .trace
-                .name_lane("network", false);
+        // A flight arrives although the process that sent it has ended or is paused.
+        let link = Self(self.0.network(), self.1);
+        link.0.clone().spawn("the network", async move {
+            link.0.name_lane("network", false);
             sleep(due.saturating_sub(link.durable_state().elapsed())).await;
             // The world may crash here. The flight then continues in the next incarnation.
             link.0.pass("blob lands late", String::new).await;

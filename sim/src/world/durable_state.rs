@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::check::{Model, Words};
 use crate::disks::blobs::StoredBlobs;
 use crate::disks::disk::{Disk, sum};
+use crate::disks::shared_store::SharedStore;
 use crate::disks::source::Source;
 use crate::faults::{Fault, Faults, Schedule, ScriptedFault};
 use crate::rng::Rng;
@@ -40,6 +41,8 @@ pub(crate) struct DurableState {
     state: Mutex<State>,
     pub(crate) disk: Disk,
     pub(crate) blobs: StoredBlobs,
+    /// Members and tokens of a shared index, whose tables are on the disk.
+    pub(crate) shared: SharedStore,
     planted: Option<Bug>,
 }
 
@@ -145,6 +148,7 @@ impl DurableState {
             state: Mutex::new(state),
             disk,
             blobs: StoredBlobs::new(),
+            shared: SharedStore::default(),
             planted,
         }
     }

@@ -19,12 +19,22 @@ use futures::FutureExt;
 use tokio::sync::Notify;
 
 use crate::faults::{Fault, ScriptedFault};
-use crate::rng::Rng;
+use crate::rng::{Odds, Rng};
 use crate::trace::EventKind;
 use crate::world::durable_state::{DurableState, State};
+use crate::world::process::{Process, Remote};
 
 /// Largest jump of the time of day in either direction, in milliseconds.
 const JUMP_MS_MAX: u64 = 10 * 60 * 1000;
+
+/// Longest pause of a process, in milliseconds. Longer than the lease of a member.
+const PAUSE_MS_MAX: u64 = 90 * 1000;
+
+/// Longest separation of a process from the index or the blob tier, in milliseconds.
+const CUT_OFF_MS_MAX: u64 = 60 * 1000;
+
+/// Largest difference of the monotonic clocks of two processes, in milliseconds.
+const MONOTONIC_START_MS_MAX: u64 = 3600 * 1000;
 
 /// Scheduler and fence of an incarnation.
 pub(crate) struct Scheduler {
@@ -33,6 +43,8 @@ pub(crate) struct Scheduler {
     crash: Notify,
     /// Actors that can be killed. `None` before an engine has opened.
     victims: Mutex<Option<Victims>>,
+    /// Process of this incarnation, if several share the world.
+    process: Option<Process>,
 }
 
 /// Means to kill the actors of an engine.
@@ -54,12 +66,133 @@ enum StepVerdict {
 
 impl Scheduler {
     pub(crate) fn new(durable_state: Arc<DurableState>) -> Arc<Self> {
+        Self::create(durable_state, None)
+    }
+
+    /// Creates the scheduler of a process that shares the world of `network` with others.
+    pub(crate) fn of_process(network: &Arc<Self>, name: String, skew_ms_max: u64) -> Arc<Self> {
+        let durable_state = Arc::clone(&network.durable_state);
+        let draw = |limit: u64| durable_state.state().scheduling.below(limit);
+        let wall_ms = i64::try_from(draw(2 * skew_ms_max + 1)).unwrap_or(0)
+            - i64::try_from(skew_ms_max).unwrap_or(0);
+        let monotonic_start = Duration::from_millis(draw(MONOTONIC_START_MS_MAX));
+        let process = Process::new(name, Arc::clone(network), wall_ms, monotonic_start);
+        Self::create(durable_state, Some(process))
+    }
+
+    fn create(durable_state: Arc<DurableState>, process: Option<Process>) -> Arc<Self> {
         Arc::new(Self {
             durable_state,
             fenced: AtomicBool::new(false),
             crash: Notify::new(),
             victims: Mutex::new(None),
+            process,
         })
+    }
+
+    pub(crate) fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
+    /// Returns the scheduler that carries what is under way when this incarnation ends.
+    pub(crate) fn network(self: &Arc<Self>) -> Arc<Self> {
+        let network = self.process().map(Process::network);
+        Arc::clone(network.unwrap_or(self))
+    }
+
+    /// Returns the monotonic time of this process.
+    pub(crate) fn monotonic(&self) -> Duration {
+        let start = self
+            .process()
+            .map_or(Duration::ZERO, Process::monotonic_start);
+        start + self.durable_state.elapsed()
+    }
+
+    /// Returns the time of day by the wall clock of this process, in milliseconds since 1970.
+    pub(crate) fn time_of_day_ms(&self) -> u64 {
+        let ahead_ms = self.process().map_or(0, Process::wall_ms);
+        let world_ms = self.durable_state.time_of_day_ms();
+        world_ms.saturating_add_signed(ahead_ms)
+    }
+
+    /// Names the timeline lane of the current task.
+    pub(crate) fn name_lane(&self, name: &str, is_actor: bool) {
+        let mut state = self.durable_state.state();
+        match self.process() {
+            Some(process) => {
+                let name = format!("{} {name}", process.name());
+                state.trace.name_lane(&name, is_actor);
+            }
+            None => state.trace.name_lane(name, is_actor),
+        }
+    }
+
+    /// Returns true if this process is cut off from a remote, which may begin now.
+    pub(crate) fn is_cut_off(&self, remote: Remote) -> bool {
+        let Some(process) = self.process() else {
+            return false;
+        };
+        let now = self.durable_state.elapsed();
+        if now < process.away_until(remote) {
+            return true;
+        }
+        let fault = match remote {
+            Remote::Index => Fault::IndexAway,
+            Remote::BlobTier => Fault::TierCutOff,
+        };
+        let is_struck = self
+            .durable_state
+            .strikes(fault, || process.name().to_owned());
+        if is_struck {
+            self.cut_off(process, remote);
+        }
+        is_struck
+    }
+
+    /// Cuts this process off from the index after a broken connection, in some of the worlds in
+    /// which processes are cut off.
+    pub(crate) fn connection_broke(&self) {
+        let may_be_away = self.durable_state.state().faults.index_away != Odds::NEVER;
+        if let Some(process) = self.process().filter(|_| may_be_away)
+            && self.durable_state.below(3) == 0
+        {
+            let mut state = self.durable_state.state();
+            state.struck(Fault::IndexAway, || process.name().to_owned());
+            drop(state);
+            self.cut_off(process, Remote::Index);
+        }
+    }
+
+    fn cut_off(&self, process: &Process, remote: Remote) {
+        let away = Duration::from_millis(1 + self.durable_state.below(CUT_OFF_MS_MAX));
+        process.cut_off(remote, self.durable_state.elapsed() + away);
+    }
+
+    /// Waits while this process is paused.
+    pub(crate) async fn resumed(&self) {
+        let Some(process) = self.process() else {
+            return;
+        };
+        loop {
+            let rest = process
+                .paused_until()
+                .saturating_sub(self.durable_state.elapsed());
+            if rest.is_zero() {
+                return;
+            }
+            sleep(rest).await;
+        }
+    }
+
+    /// Sleeps as a task of this process: longer if the process is paused, and for ever if it ends.
+    pub(crate) async fn sleep(&self, duration: Duration) {
+        sleep(duration).await;
+        if self.process.is_some() {
+            self.resumed().await;
+            if self.is_fenced() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     pub(crate) fn durable_state(&self) -> &DurableState {
@@ -98,6 +231,7 @@ impl Scheduler {
         if let Some(delay) = delay {
             sleep(delay).await;
         }
+        self.resumed().await;
         // The caller's effect follows. The world may have crashed while this task yielded or slept,
         // so the fence is checked a second time.
         if self.is_fenced() {
@@ -179,7 +313,19 @@ impl Scheduler {
             let by_ms = i64::try_from(state.faulting.below(2 * JUMP_MS_MAX)).unwrap_or(0)
                 - JUMP_MS_MAX as i64;
             state.struck(Fault::ClockJump, || format!("by {by_ms} ms"));
-            state.jump_clock(by_ms);
+            match self.process() {
+                Some(process) => process.jump_clock(by_ms),
+                None => state.jump_clock(by_ms),
+            }
+        }
+        if let Some(process) = self.process()
+            && state.faulting.hits(state.faults.member_pause)
+        {
+            let pause = Duration::from_millis(1 + state.faulting.below(PAUSE_MS_MAX));
+            state.struck(Fault::MemberPause, || {
+                format!("{} for {pause:?}", process.name())
+            });
+            process.pause(state.elapsed() + pause);
         }
         acts
     }

@@ -127,7 +127,7 @@ impl Snapshot for SimSnapshot {
 }
 
 /// Returns the entries of a range, up to its limit.
-fn page(tables: &DiskTables, table: Table, range: Range) -> Page {
+pub(in crate::tiers) fn page(tables: &DiskTables, table: Table, range: Range) -> Page {
     // `BTreeMap::range` panics on a reversed or empty range.
     let inhabited = match (&range.start, &range.end) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => true,
