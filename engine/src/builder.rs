@@ -412,6 +412,7 @@ impl Builder {
             timeout: self.config.limits.sweep.timeout,
             adopt: self.adopt,
             lease: lease_times(&self.config),
+            has_begun: Arc::default(),
         };
         // The location of a caller's own index is unknown, so blobs can't share a disk with it.
         let index_path = is_embedded.then(|| self.data.join("index"));

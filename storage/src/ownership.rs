@@ -38,6 +38,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -79,6 +80,9 @@ pub struct TierClaim {
     pub adopt: bool,
     /// Times by which other members of a shared index are judged.
     pub lease: LeaseTimes,
+    /// True once this opening has recorded a new store: it may repeat the steps that follow, and other
+    /// members wait for it.
+    pub has_begun: Arc<AtomicBool>,
 }
 
 /// Record of the tier in the index.
@@ -158,7 +162,7 @@ impl TierClaim {
                 return self.take_over(record, tier, place).await;
             }
             Decision::IfPlausible => {
-                if record.is_some() {
+                if record.is_some() && !self.has_begun.load(Ordering::Acquire) {
                     // Another member may be taking a tier, which this one must not be then.
                     self.check_alone("another member is opening the store for the first time")
                         .await?;
@@ -275,6 +279,7 @@ impl TierClaim {
             None => {
                 let record = StoreRecord::new(self.env.store_id(), TierState::Pending);
                 record.write(&self.index, None).await?;
+                self.has_begun.store(true, Ordering::Release);
                 record
             }
         };

@@ -25,6 +25,9 @@ const MORE: usize = 8;
 /// finds it.
 const DELETE_ATTEMPTS: u32 = 8;
 
+/// Number of looks at an orphan whose settlement may be under way.
+const ORPHAN_LOOKS: u32 = 4;
+
 /// Recorder of the change of an upload. It keeps the change alive and names fresh revisions in it.
 pub(super) struct ChangeRecorder {
     context: SharedContext,
@@ -138,28 +141,33 @@ async fn delete_patiently(
         context.limits.sweep.backoff_max,
     );
     for attempt in 0..DELETE_ATTEMPTS {
-        let Err(error) = delete_swept(context, id, operation, revision).await else {
-            return;
-        };
-        tracing::warn!(%revision, %error, "failed to delete a blob that no member needs");
-        if error.kind() == ErrorKind::Closed {
-            return;
+        match delete_swept(context, id, operation, revision).await {
+            Ok(true) => return,
+            // Another member is about to settle the orphan, or to delete it later.
+            Ok(false) if attempt >= ORPHAN_LOOKS => return,
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%revision, %error, "failed to delete a blob that no member needs");
+                if error.kind() == ErrorKind::Closed {
+                    return;
+                }
+            }
         }
         context.env.sleep(backoff(least, most, attempt)).await;
     }
 }
 
 /// Deletes the blob of a revision that the sweeper of another member has deleted before this member
-/// finished it.
+/// finished it. Returns `false` if the revision is still an orphan: its deletion may be before the blob
+/// was finished, and its settlement under way.
 async fn delete_swept(
     context: &SharedContext,
     id: &ObjectId,
     operation: OperationId,
     revision: RevisionId,
-) -> Result<()> {
+) -> Result<bool> {
     let entries = [
         (Table::Changes, operation.as_bytes()),
-        (Table::Orphans, revision.as_bytes()),
         // Every row and part that names a revision has its checksums beside it.
         (Table::Payloads, revision.as_bytes()),
     ];
@@ -167,9 +175,14 @@ async fn delete_swept(
     let snapshot = context.index.snapshot()?;
     for (table, key) in entries {
         if snapshot.get(table, key).await?.is_some() {
-            return Ok(());
+            return Ok(true);
         }
     }
+    let orphan = snapshot.get(Table::Orphans, revision.as_bytes()).await?;
+    if orphan.is_some() {
+        return Ok(false);
+    }
     context.blobs.check_owner().await?;
-    context.blobs.delete(&revision_key(id, revision)).await
+    context.blobs.delete(&revision_key(id, revision)).await?;
+    Ok(true)
 }

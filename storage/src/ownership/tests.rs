@@ -39,6 +39,7 @@ impl Scene {
 
     fn claim(&self, adopt: bool) -> TierClaim {
         TierClaim {
+            has_begun: Arc::default(),
             lease: LeaseTimes {
                 interval: Duration::from_millis(10),
                 lease: Duration::from_millis(100),
