@@ -125,7 +125,9 @@ async fn puts(url: &str, members: usize, tasks: usize, length: Duration, is_hot:
             format!("{task}/{number}")
         };
         let payload = payload.clone();
-        async move { drop(engine.put(key, payload).await.unwrap()) }
+        async move {
+            engine.put(key, payload).await.unwrap();
+        }
     });
     timed(tasks, length, put).await
 }
