@@ -11,7 +11,7 @@
 use cenotaph_storage::decide::{record, revision_key};
 use cenotaph_storage::index::Table;
 use cenotaph_storage::records::Change;
-use cenotaph_storage::{ErrorKind, ObjectId, OperationId, Result, RevisionId};
+use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result, RevisionId};
 
 use super::nothing_named;
 use crate::context::SharedContext;
@@ -119,7 +119,9 @@ impl Drop for ChangeRecorder {
         // The caller may close the engine as soon as its put has failed.
         let under_way = context.leftovers.begin();
         let (id, operation) = (self.id.clone(), self.operation);
-        let revisions = std::mem::take(&mut self.revisions);
+        let mut revisions = std::mem::take(&mut self.revisions);
+        // No blob of the others was begun.
+        revisions.truncate(self.used);
         self.context.env.spawn(async move {
             for revision in revisions {
                 delete_patiently(&context, &id, operation, revision).await;
@@ -183,6 +185,13 @@ async fn delete_swept(
         return Ok(false);
     }
     context.blobs.check_owner().await?;
-    context.blobs.delete(&revision_key(id, revision)).await?;
+    // A close waits for the deletion: a request that hangs must leave time for another one.
+    let patience = context.limits.close_timeout / 4;
+    let key = revision_key(id, revision);
+    let deleted = context.env.deadline(patience, context.blobs.delete(&key));
+    deleted.await.unwrap_or_else(|| {
+        let message = "the blob tier did not answer in time";
+        Err(Error::new(ErrorKind::Unavailable, "delete", message))
+    })?;
     Ok(true)
 }

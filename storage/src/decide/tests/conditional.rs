@@ -126,7 +126,7 @@ fn attributes_that_grow_too_large_are_refused() {
     };
     let refused = plan(&amend(2, amendment), &first, true, at(1));
     assert_eq!(refused.reply.unwrap_err().kind(), ErrorKind::Invalid);
-    assert!(refused.batch.is_empty() && refused.effect == Effect::Known);
+    assert!(refused.batch.is_empty() && refused.effect == Effect::Nothing);
 }
 
 #[test]
