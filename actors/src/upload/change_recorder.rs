@@ -13,6 +13,8 @@ use cenotaph_storage::index::Table;
 use cenotaph_storage::records::Change;
 use cenotaph_storage::{Error, ErrorKind, ObjectId, OperationId, Result, RevisionId};
 
+use futures::stream::{self, StreamExt};
+
 use super::nothing_named;
 use crate::context::SharedContext;
 use crate::runtime::live_writes::WriteGuard;
@@ -123,9 +125,13 @@ impl Drop for ChangeRecorder {
         // No blob of the others was begun.
         revisions.truncate(self.used);
         self.context.env.spawn(async move {
-            for revision in revisions {
-                delete_patiently(&context, &id, operation, revision).await;
-            }
+            let deletions = revisions
+                .into_iter()
+                .map(|revision| delete_patiently(&context, &id, operation, revision));
+            // Some at once: one that hangs must not keep the others from their time before a close.
+            let at_once = context.limits.sweep.deletes_at_once.max(1);
+            let deletions = stream::iter(deletions).buffer_unordered(at_once);
+            deletions.collect::<()>().await;
             drop(under_way);
         });
     }
